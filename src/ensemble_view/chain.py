@@ -1,0 +1,295 @@
+"""A residual net as a value: stem, then blocks and links in order, then head.
+
+Each block computes ``after(shortcut(u) + branch(u))`` with ``u = before(x)`` (He et al. 2016,
+"Identity Mappings in Deep Residual Networks", equation 1), and its parts can be had apart. A part
+is any callable of ``(x, context)``; those found by :func:`ensemble_view.unravel` are graph modules
+that share the model's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from ensemble_view.errors import DiscoveryError
+from ensemble_view.plan import Outline, Slot
+
+__all__ = ["Block", "Chain", "Context", "Part", "ShortcutKind", "identity"]
+
+Context: TypeAlias = tuple[Any, ...]
+"""Values that blocks need but that do not depend on the trunk, computed once per batch."""
+
+Part: TypeAlias = Callable[[Tensor, Context], Tensor]
+
+ShortcutKind: TypeAlias = Literal["identity", "projection", "zero-pad", "pooling", "none"]
+
+
+def identity(x: Tensor, context: Context) -> Tensor:
+    """The part that does nothing.
+
+    Args:
+        x: Any tensor.
+        context: Not used.
+
+    Returns:
+        ``x`` itself.
+
+    Example:
+        >>> identity(3, ())
+        3
+    """
+    return x
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Block:
+    """One residual block ``after(shortcut(u) + branch(u))``, ``u = before(x)``, of a chain.
+
+    A *plain unit*, which has no shortcut (``shortcut_kind == "none"``), computes
+    ``after(branch(before(x)))``, and deleting it lets ``x`` pass; it can be deleted only where it
+    keeps the shape.
+
+    Args:
+        index: Position in the unmodified chain, from 0.
+        name: Module path, for example ``"layer1.0"``.
+        before: What shortcut and branch share.
+        shortcut: The way round.
+        branch: The residual function F.
+        after: What follows the addition.
+        shortcut_kind: ``identity``, ``projection``, ``zero-pad``, ``pooling`` or ``none``.
+        shape_in: Shape of the block's input without the batch dimension.
+        shape_out: Shape of its output without the batch dimension.
+
+    Example:
+        >>> import torch
+        >>> block = Block(0, "double", branch=lambda x, context: x)
+        >>> block(torch.ones(1, 1))
+        tensor([[2.]])
+        >>> block.deleted(torch.ones(1, 1))
+        tensor([[1.]])
+    """
+
+    index: int
+    name: str
+    before: Part = identity
+    shortcut: Part = identity
+    branch: Part = identity
+    after: Part = identity
+    shortcut_kind: ShortcutKind = "identity"
+    shape_in: tuple[int, ...] = ()
+    shape_out: tuple[int, ...] = ()
+
+    @property
+    def changes_shape(self) -> bool:
+        """Whether the output's shape differs from the input's (a downsampling block)."""
+        return self.shape_in != self.shape_out
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether the block has a shortcut; a plain unit has none."""
+        return self.shortcut_kind != "none"
+
+    @property
+    def deletable(self) -> bool:
+        """Whether something of the right shape is left when the branch is deleted."""
+        return self.is_residual or not self.changes_shape
+
+    def __call__(self, x: Tensor, context: Context = ()) -> Tensor:
+        """Compute the whole block.
+
+        Args:
+            x: The block's input, batch first.
+            context: Values that do not depend on the trunk.
+
+        Returns:
+            The block's output.
+        """
+        shared = self.before(x, context)
+        branch = self.branch(shared, context)
+        total = self.shortcut(shared, context) + branch if self.is_residual else branch
+        return self.after(total, context)
+
+    def deleted(self, x: Tensor, context: Context = ()) -> Tensor:
+        """Compute what is left of the block when its branch contributes nothing.
+
+        Args:
+            x: The block's input, batch first.
+            context: Values that do not depend on the trunk.
+
+        Returns:
+            ``after(shortcut(before(x)))``; for a plain unit ``x`` itself.
+
+        Raises:
+            DiscoveryError: For a plain unit that changes the shape.
+        """
+        if self.is_residual:
+            return self.after(self.shortcut(self.before(x, context), context), context)
+        if self.changes_shape:
+            raise DiscoveryError(
+                f"Block {self.index} ({self.name}) has no shortcut and changes the shape from "
+                f"{self.shape_in} to {self.shape_out}; it cannot be deleted."
+            )
+        return x
+
+    def __repr__(self) -> str:
+        """One line.
+
+        Returns:
+            Index, name and shapes.
+        """
+        shapes = "×".join(map(str, self.shape_in))
+        if self.changes_shape:
+            shapes += " → " + "×".join(map(str, self.shape_out))
+        return f"Block({self.index}, {self.name!r}, {self.shortcut_kind}, {shapes})"
+
+
+@dataclass(frozen=True)
+class Addition:
+    """Why one addition of the model is, or is not, the sum of a block.
+
+    Args:
+        place: Where in the code it is made.
+        shape: Its shape without the batch dimension.
+        block: Index of the block whose sum it is, or None.
+        reason: In words.
+    """
+
+    place: str
+    shape: tuple[int, ...]
+    block: int | None
+    reason: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Chain:
+    """Stem, blocks, links and head; equals the model it was found in.
+
+    Args:
+        stem: Called with the model's own arguments; gives the first block's (or link's) input and
+            the context.
+        blocks: In the order in which the model runs them.
+        head: From the last block's output to the model's output.
+        links: What lies between two blocks and belongs to neither; ``links[i]`` runs before the
+            block at position i.
+        model: The model behind the chain, if there is one.
+        additions: Of each addition in the model, why it is or is not a block.
+        provenance: What the hooks need to find the blocks in the model's code (private).
+
+    Example:
+        >>> import torch
+        >>> chain = Chain.from_parts(
+        ...     torch.nn.Flatten(), [Block(0, "F", branch=lambda x, context: -x)], lambda x: x
+        ... )
+        >>> chain(torch.ones(1, 2))
+        tensor([[0., 0.]])
+    """
+
+    stem: Callable[..., tuple[Tensor, Context]]
+    blocks: tuple[Block, ...]
+    head: Part
+    links: Mapping[int, Part] = field(default_factory=dict)
+    model: nn.Module | None = None
+    additions: tuple[Addition, ...] = ()
+    provenance: Any = None
+
+    @classmethod
+    def from_parts(
+        cls,
+        stem: Callable[..., Tensor],
+        blocks: Sequence[Block],
+        head: Callable[[Tensor], Tensor],
+    ) -> Chain:
+        """Build a chain by hand, for a model that :func:`ensemble_view.unravel` refuses.
+
+        Args:
+            stem: From the model's arguments to the first block's input.
+            blocks: Blocks in order; their indices are set anew.
+            head: From the last block's output to the logits.
+
+        Returns:
+            A chain without links and without a model behind it: the engine runs it, the hooks
+            cannot.
+
+        Raises:
+            DiscoveryError: If there is no block.
+
+        Example:
+            >>> from torch import nn
+            >>> branches = [nn.Linear(4, 4) for _ in range(3)]
+            >>> chain = Chain.from_parts(
+            ...     nn.Linear(8, 4),
+            ...     [Block(i, f"F{i}", branch=lambda x, context, f=f: f(x))
+            ...      for i, f in enumerate(branches)],
+            ...     nn.Linear(4, 2),
+            ... )
+            >>> len(chain.blocks)
+            3
+        """
+        if not blocks:
+            raise DiscoveryError("A chain needs at least one block; none was given.")
+        return cls(
+            stem=lambda *args, **kwargs: (stem(*args, **kwargs), ()),
+            blocks=tuple(replace(block, index=index) for index, block in enumerate(blocks)),
+            head=lambda x, context: head(x),
+        )
+
+    @property
+    def outline(self) -> Outline:
+        """What a plan must know of the chain: names, shapes, what can be deleted, links."""
+        return Outline(
+            tuple(
+                Slot(block.name, block.shape_in, block.shape_out, block.deletable)
+                for block in self.blocks
+            ),
+            frozenset(self.links),
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the whole chain on the model's own arguments.
+
+        Args:
+            *args: As the model takes them.
+            **kwargs: As the model takes them.
+
+        Returns:
+            The model's output (the one that was followed).
+        """
+        x, context = self.stem(*args, **kwargs)
+        for position, block in enumerate(self.blocks):
+            if position in self.links:
+                x = self.links[position](x, context)
+            x = block(x, context)
+        return self.head(x, context)
+
+    def __len__(self) -> int:
+        """Count the blocks.
+
+        Returns:
+            Their number.
+        """
+        return len(self.blocks)
+
+    def __iter__(self) -> Iterator[Block]:
+        """Go through the blocks.
+
+        Returns:
+            An iterator over them, in order.
+        """
+        return iter(self.blocks)
+
+    def __repr__(self) -> str:
+        """One line per block.
+
+        Returns:
+            The blocks in order.
+        """
+        name = type(self.model).__name__ if self.model is not None else "parts"
+        lines = [f"Chain of {len(self)} blocks from {name}"]
+        for block in self.blocks:
+            if block.index in self.links:
+                lines.append("  link")
+            lines.append(f"  {block!r}")
+        return "\n".join(lines)

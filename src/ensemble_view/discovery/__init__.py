@@ -1,0 +1,280 @@
+"""From a model to a chain that is proved equal to it, or a refusal that says why.
+
+``capture`` exports the model into one functional graph whose nodes know their place in the code;
+``dataflow`` finds the trunk; ``blocks`` finds the residual sums on it; ``cutting`` makes a chain of
+the pieces; :func:`unravel` puts them together and proves the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from ensemble_view.chain import Addition, Chain
+from ensemble_view.discovery.blocks import Span, find_residual_blocks, find_units
+from ensemble_view.discovery.capture import (
+    Arguments,
+    Capture,
+    Example,
+    as_arguments,
+    capture,
+    evaluating,
+)
+from ensemble_view.discovery.cutting import cut
+from ensemble_view.discovery.dataflow import Flow, flow_from
+from ensemble_view.discovery.provenance import Provenance, trace_provenance
+from ensemble_view.errors import DiscoveryError
+
+__all__ = ["Example", "Provenance", "unravel", "unravel_arguments"]
+
+
+def unravel(
+    model: nn.Module,
+    example: Example,
+    *,
+    plain: bool = False,
+    output: str | int | None = None,
+) -> Chain:
+    """Take a residual net apart into stem, blocks, links and head.
+
+    Blocks are same-shape sums on the dominator chain of the output whose summands share a nearest
+    common dominator; the shortcut is the summand that reaches it by identity or by linear
+    operations only. The chain is proved before it is returned: it equals the model on the example
+    and on a second batch of another size with other values, and cutting all branches changes the
+    output.
+
+    Args:
+        model: Any module that ``torch.export`` can trace; left exactly as it was.
+        example: What the model is called with: a tensor, a tuple of positional arguments or a
+            dictionary of keyword arguments. The first dimension is the batch.
+        plain: Take the conv-norm-activation units of a net without shortcuts as blocks.
+        output: Which of several outputs to follow, by key or position; by default ``logits``, else
+            the first floating-point tensor.
+
+    Returns:
+        The chain. It shares the model's parameters; unravel again after moving the model to
+        another device or type.
+
+    Raises:
+        DiscoveryError: If the model cannot run on the example, is not deterministic, cannot be
+            exported, has no block, or is not equalled by the chain.
+
+    Example:
+        >>> import torch, torchvision
+        >>> chain = unravel(torchvision.models.resnet18(), torch.randn(2, 3, 64, 64))
+        >>> len(chain.blocks), chain.blocks[2]
+        (8, Block(2, 'layer2.0', projection, 64×16×16 → 128×8×8))
+    """
+    return unravel_arguments(model, as_arguments(example), plain=plain, output=output)
+
+
+def unravel_arguments(
+    model: nn.Module,
+    arguments: Arguments,
+    *,
+    plain: bool = False,
+    output: str | int | None = None,
+) -> Chain:
+    """Do the same for an example that is split into positional and keyword arguments.
+
+    Args:
+        model: As for :func:`unravel`.
+        arguments: Positional arguments and keyword arguments.
+        plain: As for :func:`unravel`.
+        output: As for :func:`unravel`.
+
+    Returns:
+        The chain.
+
+    Raises:
+        DiscoveryError: As for :func:`unravel`.
+    """
+    with torch.inference_mode(False):
+        arguments = _copied(arguments)
+        return _unravel(model, arguments, plain=plain, output=output)
+
+
+def _unravel(
+    model: nn.Module, arguments: Arguments, *, plain: bool, output: str | int | None
+) -> Chain:
+    _check_deterministic(model, arguments)
+    captured = capture(model, arguments, output)
+    flow, spans, additions = _find(captured, plain=plain)
+    if not spans:
+        raise DiscoveryError(_nothing_found(model, additions, plain=plain))
+    chain = replace(
+        cut(captured, flow, spans),
+        model=model,
+        additions=tuple(additions),
+        provenance=trace_provenance(captured, flow, spans, model),
+    )
+    _prove(chain, model, arguments, captured.pick)
+    return chain
+
+
+def _find(captured: Capture, *, plain: bool) -> tuple[Flow, list[Span], list[Addition]]:
+    """Find the blocks from the start that gives most of them."""
+    best: tuple[Flow, list[Span], list[Addition]] | None = None
+    for start in _starts(captured):
+        flow = flow_from(start, captured.output)
+        if flow is None:
+            continue
+        spans, additions = find_residual_blocks(flow)
+        if plain:
+            if spans:
+                raise DiscoveryError(
+                    f"This net has {len(spans)} residual blocks ({spans[0].name}, …); "
+                    "plain is for nets without shortcuts: leave it out."
+                )
+            spans = find_units(flow)
+        if best is None or len(spans) > len(best[1]):
+            best = flow, spans, additions
+    if best is None:
+        raise DiscoveryError(
+            "The output does not depend on any floating-point input; pass an example with one."
+        )
+    return best
+
+
+def _starts(captured: Capture) -> list[fx.Node]:
+    """Floating-point inputs, and the first floating-point values computed from integer ones."""
+
+    def is_float(node: fx.Node) -> bool:
+        value = node.meta.get("val")
+        return isinstance(value, Tensor) and value.is_floating_point()
+
+    inputs = [node for node in captured.inputs if node is not None]
+    starts = [node for node in inputs if is_float(node)]
+    reached = set(inputs) - set(starts)
+    for node in captured.graph.nodes:
+        if node.op == "call_function" and any(n in reached for n in node.all_input_nodes):
+            if is_float(node):
+                starts.append(node)
+            else:
+                reached.add(node)
+    return starts
+
+
+def _nothing_found(model: nn.Module, additions: list[Addition], *, plain: bool) -> str:
+    name = type(model).__name__
+    if plain:
+        return (
+            f"{name} has no convolution on the way that every path takes; there is no unit to "
+            "delete. Build the chain by hand with Chain.from_parts(stem, blocks, head)."
+        )
+    seen = f"none of its {len(additions)} additions is one" if additions else "it adds nothing"
+    first = f" (the first, {additions[0].place}: {additions[0].reason})" if additions else ""
+    return (
+        f"{name} has no residual block: {seen}{first}. For a net without shortcuts use plain=True "
+        "(--plain), which takes its conv-norm-activation units as the chain."
+    )
+
+
+def _copied(arguments: Arguments) -> Arguments:
+    args, kwargs = pytree.tree_map(
+        lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, arguments
+    )
+    return args, kwargs
+
+
+def _run(model: Callable[..., Any], arguments: Arguments) -> Any:
+    args, kwargs = _copied(arguments)
+    return model(*args, **kwargs)
+
+
+def _describe(arguments: Arguments) -> str:
+    leaves = pytree.tree_leaves(arguments)
+    return ", ".join(
+        f"{leaf.dtype} {tuple(leaf.shape)}".removeprefix("torch.")
+        for leaf in leaves
+        if isinstance(leaf, Tensor)
+    )
+
+
+def _check_deterministic(model: nn.Module, arguments: Arguments) -> None:
+    with evaluating(model), torch.no_grad():
+        try:
+            runs = [pytree.tree_leaves(_run(model, arguments)) for _ in range(2)]
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DiscoveryError(
+                f"{type(model).__name__} does not run on the example ({_describe(arguments)}): "
+                f"{reason}. Pass an example of the size and channels that the model was made for."
+            ) from error
+    for first, second in zip(*runs, strict=True):
+        if isinstance(first, Tensor) and not torch.equal(first, second):
+            if bool(torch.isnan(first).any()) and bool(torch.isnan(second).any()):
+                raise DiscoveryError(
+                    f"{type(model).__name__} returns values that are not finite on the example; "
+                    "check its weights and the normalisation of the input."
+                )
+            raise DiscoveryError(
+                f"{type(model).__name__} gives two different outputs for one input in evaluation "
+                "mode; a lesion's effect could not be told from that noise. Make it deterministic."
+            )
+
+
+def _prove(
+    chain: Chain, model: nn.Module, arguments: Arguments, pick: Callable[[Any], Tensor]
+) -> None:
+    with evaluating(model), torch.no_grad():
+        for batch in (arguments, _other_batch(arguments)):
+            expected = pick(_run(model, batch))
+            try:
+                found = _run(chain, batch)
+            except RuntimeError as error:
+                raise DiscoveryError(
+                    f"The chain of {type(model).__name__} fails on a batch of another size "
+                    f"({_describe(batch)}): {str(error).splitlines()[0]}. The model's code depends "
+                    "on the batch size; build the chain by hand with Chain.from_parts."
+                ) from error
+            scale = float(expected.abs().max()) or 1.0
+            tolerance = 1e-10 if expected.dtype == torch.float64 else 1e-4
+            error_size = float((found - expected).abs().max()) / scale
+            if not error_size <= tolerance:
+                raise DiscoveryError(
+                    f"The chain of {type(model).__name__} does not equal it: outputs differ by "
+                    f"{error_size:.2g} of the largest one. The model was not found apart rightly; "
+                    "build the chain by hand with Chain.from_parts(stem, blocks, head)."
+                )
+        x, context = chain.stem(*arguments[0], **arguments[1])
+        full = cut = x
+        for block in chain.blocks:
+            if block.index in chain.links:
+                full, cut = (chain.links[block.index](v, context) for v in (full, cut))
+            full = block(full, context)
+            cut = block.deleted(cut, context) if block.deletable else block(cut, context)
+        if any(block.deletable for block in chain.blocks) and torch.equal(
+            chain.head(full, context), chain.head(cut, context)
+        ):
+            raise DiscoveryError(
+                f"Cutting all branches of {type(model).__name__} changes nothing in its output: "
+                "its head or branches are zero. Load trained weights before the analysis."
+            )
+
+
+def _other_batch(arguments: Arguments) -> Arguments:
+    """A batch that is one larger, with other values where these are real numbers."""
+    leaves = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    batch = next(leaf.shape[0] for leaf in leaves if leaf.ndim)
+    generator = torch.Generator().manual_seed(0)
+
+    def other(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.ndim or leaf.shape[0] != batch:
+            return leaf
+        longer = torch.cat([leaf[:1], leaf.flip(0)])
+        if batch == 1:
+            longer = torch.cat([longer, leaf])
+        if not leaf.is_floating_point():
+            return longer
+        noise = torch.randn(longer.shape, generator=generator, dtype=torch.float32)
+        spread = float(leaf.float().std()) if leaf.numel() > 1 else 1.0
+        return longer + 0.5 * spread * noise.to(longer)
+
+    args, kwargs = pytree.tree_map(other, arguments)
+    return args, kwargs

@@ -1,0 +1,352 @@
+"""A model and an example become one functional graph whose nodes know their place in the code.
+
+``torch.export`` (non-strict) runs the model's own Python once; a :class:`SiteMode` annotates every
+node with its :class:`Site`. In-place operations are renamed to their functional form, dropout in
+evaluation is taken out, and the model is left as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import torch
+import torch.fx.traceback
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from ensemble_view.errors import DiscoveryError
+from ensemble_view.sites import Site, SiteMode
+
+__all__ = [
+    "Arguments",
+    "Capture",
+    "Example",
+    "as_arguments",
+    "capture",
+    "evaluating",
+    "is_tensor",
+    "site_of",
+]
+
+Example: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""What a model is called with: one tensor, positional arguments, or keyword arguments."""
+
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+_SITE = "ensemble_view.site"
+_DROPOUT = {
+    torch.ops.aten.dropout.default,
+    torch.ops.aten.feature_dropout.default,
+    torch.ops.aten.alpha_dropout.default,
+    torch.ops.aten.feature_alpha_dropout.default,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """A model's functional graph with what is needed to run parts of it.
+
+    Args:
+        graph: Placeholders are the model's inputs and its parameters, buffers and constants.
+        tensors: The model's own tensor behind each placeholder that is not an input.
+        inputs: Placeholders of the model's flattened arguments; None where one is no tensor.
+        in_spec: Tree of the arguments, as ``torch.utils._pytree`` writes it.
+        output: The node whose value the chain computes.
+        pick: Finds that value in what the model returns.
+    """
+
+    graph: fx.Graph
+    tensors: Mapping[fx.Node, Tensor]
+    inputs: tuple[fx.Node | None, ...]
+    in_spec: pytree.TreeSpec
+    output: fx.Node
+    pick: Callable[[Any], Tensor]
+
+
+def as_arguments(example: Example) -> Arguments:
+    """Bring an example into the form (positional arguments, keyword arguments).
+
+    Args:
+        example: A tensor, a tuple of arguments, or a dictionary of keyword arguments.
+
+    Returns:
+        The two, ready for ``model(*args, **kwargs)``.
+
+    Raises:
+        DiscoveryError: If the example is none of these or holds no tensor.
+
+    Example:
+        >>> as_arguments({"scale": torch.ones(2)})
+        ((), {'scale': tensor([1., 1.])})
+    """
+    if isinstance(example, Tensor):
+        return (example,), {}
+    if isinstance(example, tuple | list):
+        arguments: Arguments = (tuple(example), {})
+    elif isinstance(example, Mapping):
+        arguments = ((), dict(example))
+    else:
+        raise DiscoveryError(
+            f"The example is a {type(example).__name__}; pass a tensor, a tuple of arguments or a "
+            "dictionary of keyword arguments, just as the model is called."
+        )
+    if not any(isinstance(leaf, Tensor) and leaf.ndim for leaf in pytree.tree_leaves(arguments)):
+        raise DiscoveryError(
+            "The example holds no tensor with a batch dimension; pass what the model is called "
+            "with, for example torch.randn(2, 3, 32, 32)."
+        )
+    return arguments
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode, and back into the mode it was in afterwards.
+
+    Args:
+        model: Any module.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> layer = nn.Dropout().train()
+        >>> with evaluating(layer):
+        ...     layer.training
+        False
+        >>> layer.training
+        True
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def is_tensor(node: fx.Node) -> bool:
+    """Tell whether a node's value is a tensor (and not a number or a tuple).
+
+    Args:
+        node: A node of a captured graph.
+
+    Returns:
+        True for tensors of any type.
+    """
+    return isinstance(node.meta.get("val"), Tensor)
+
+
+def site_of(node: fx.Node) -> Site | None:
+    """Look up where in the model's code a node comes from.
+
+    Args:
+        node: A node of a captured graph.
+
+    Returns:
+        The site, or None for a node that no torch function call made.
+    """
+    return cast("Site | None", (node.meta.get("custom") or {}).get(_SITE))
+
+
+def capture(model: nn.Module, arguments: Arguments, output: str | int | None = None) -> Capture:
+    """Export a model in evaluation mode into a functional graph with sites.
+
+    Args:
+        model: The model; left as it was.
+        arguments: What it is called with; a batch of one is doubled for the export.
+        output: Which of several outputs to follow, by key or position; by default the one called
+            ``logits``, else the first floating-point tensor.
+
+    Returns:
+        The graph and what belongs to it.
+
+    Raises:
+        DiscoveryError: If the model cannot be exported, changes its buffers in evaluation mode, or
+            has no such output.
+    """
+    args, kwargs = arguments
+    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = _export(model, args, kwargs)
+        if _mutates_a_view(program.graph):
+            program = program.run_decompositions({})
+    if program.graph_signature.buffers_to_mutate:
+        names = ", ".join(sorted(program.graph_signature.buffers_to_mutate.values())[:3])
+        raise DiscoveryError(
+            f"The model changes its buffers in evaluation mode ({names}), so two runs of it "
+            "differ; freeze them before the analysis."
+        )
+    graph = program.graph
+    _rename_in_place(graph)
+    _drop_dropout(graph)
+    placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    tensors: dict[fx.Node, Tensor] = {}
+    inputs: list[fx.Node | None] = []
+    for spec in program.graph_signature.input_specs:
+        node = placeholders[spec.arg.name]
+        if spec.kind is InputKind.USER_INPUT:
+            inputs.append(node if is_tensor(node) else None)
+        elif spec.kind is InputKind.PARAMETER:
+            tensors[node] = model.get_parameter(str(spec.target))
+        elif spec.kind is InputKind.BUFFER:
+            tensors[node] = model.get_buffer(str(spec.target))
+        elif spec.kind is InputKind.CONSTANT_TENSOR:
+            tensors[node] = cast("Tensor", program.constants[str(spec.target)])
+        else:
+            raise DiscoveryError(
+                f"The model needs an input of kind {spec.kind.name}, which cannot be cut into a "
+                "chain; build it by Chain.from_parts(stem, blocks, head)."
+            )
+    outputs = cast("tuple[Any, ...]", next(iter(reversed(graph.nodes))).args[0])
+    position = _choose_output(cast("pytree.TreeSpec", program.call_spec.out_spec), outputs, output)
+    return Capture(
+        graph=graph,
+        tensors=tensors,
+        inputs=tuple(inputs),
+        in_spec=cast("pytree.TreeSpec", program.call_spec.in_spec),
+        output=outputs[position],
+        pick=lambda value: cast("Tensor", pytree.tree_leaves(value)[position]),
+    )
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    batch = next(leaf.shape[0] for leaf in leaves if leaf.ndim)
+
+    def is_batched(leaf: Any) -> bool:
+        return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
+
+    if batch == 1:
+        # A dimension of size one is taken for a constant by the export.
+        args, kwargs = pytree.tree_map(
+            lambda leaf: torch.cat([leaf, leaf]) if is_batched(leaf) else leaf, (args, kwargs)
+        )
+        batch = 2
+    shapes = pytree.tree_map(
+        lambda leaf: {0: Dim.AUTO} if is_batched(leaf) else None, (args, kwargs)
+    )
+    dynamic: Any = shapes[0]
+    if kwargs:
+        names = list(inspect.signature(model.forward).parameters)
+        dynamic = {**dict(zip(names, shapes[0], strict=False)), **shapes[1]}
+
+    def annotate(site: Site, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with torch.fx.traceback.annotate({_SITE: site}):
+            return function(*args, **kwargs)
+
+    try:
+        with torch.fx.traceback.preserve_node_meta(), SiteMode(model, annotate):
+            return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DiscoveryError(
+            f"torch.export could not trace {type(model).__name__}: {reason} Build the chain by "
+            "hand with Chain.from_parts(stem, blocks, head)."
+        ) from error
+
+
+def _schema(node: fx.Node) -> torch.FunctionSchema | None:
+    return getattr(node.target, "_schema", None)
+
+
+def _mutated(node: fx.Node) -> fx.Node | None:
+    """The argument that a node writes to, if it does."""
+    schema = _schema(node)
+    if node.op != "call_function" or schema is None or not schema.is_mutable:
+        return None
+    first = node.args[0] if node.args else None
+    return first if isinstance(first, fx.Node) else None
+
+
+def _is_view(node: fx.Node) -> bool:
+    schema = _schema(node)
+    if node.op != "call_function" or schema is None or schema.is_mutable:
+        return False
+    return any(value.alias_info is not None for value in schema.returns)
+
+
+def _functional(node: fx.Node) -> Any | None:
+    """The overload that computes the same without writing, or None."""
+    target = cast("torch._ops.OpOverload", node.target)
+    namespace, name = target._schema.name.split("::")
+    if not name.endswith("_"):
+        return None
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    return getattr(packet, target._overloadname, None)
+
+
+def _mutates_a_view(graph: fx.Graph) -> bool:
+    for node in graph.nodes:
+        written = _mutated(node)
+        if written is None:
+            continue
+        views = [user for user in written.users if _is_view(user)]
+        if _is_view(written) or views or _functional(node) is None:
+            return True
+    return False
+
+
+def _rename_in_place(graph: fx.Graph) -> None:
+    for node in list(graph.nodes):
+        written = _mutated(node)
+        if written is None:
+            continue
+        functional = _functional(node)
+        if functional is None:
+            raise DiscoveryError(
+                f"The operation {node.target} writes into its argument and has no form that does "
+                "not; replace it in the model, or build the chain with Chain.from_parts."
+            )
+        seen = False
+        for user in graph.nodes:
+            if seen and user in written.users:
+                user.replace_input_with(written, node)
+            seen = seen or user is node
+        node.target = functional
+
+
+def _drop_dropout(graph: fx.Graph) -> None:
+    for node in list(graph.nodes):
+        if node.target in _DROPOUT:
+            node.replace_all_uses_with(cast("fx.Node", node.args[0]))
+            graph.erase_node(node)
+
+
+def _choose_output(
+    spec: pytree.TreeSpec, outputs: tuple[Any, ...], wanted: str | int | None
+) -> int:
+    tree = pytree.tree_unflatten(list(range(len(outputs))), spec)
+    keys = [_key(path) for path, _ in pytree.tree_leaves_with_path(tree)]
+    floats = [
+        index
+        for index, node in enumerate(outputs)
+        if isinstance(node, fx.Node) and is_tensor(node) and node.meta["val"].is_floating_point()
+    ]
+    if wanted is not None:
+        chosen = [index for index in floats if keys[index] == str(wanted)]
+    else:
+        chosen = [index for index in floats if keys[index] == "logits"] or floats
+    if not chosen:
+        found = ", ".join(keys[index] or "one tensor" for index in floats) or "none"
+        asked = "" if wanted is None else f" called {wanted!r}"
+        raise DiscoveryError(
+            f"The model has no floating-point output{asked}; found: {found}. Name one by output=."
+        )
+    return chosen[0]
+
+
+def _key(path: pytree.KeyPath) -> str:
+    """The name of an output: ``"logits"`` for a key or attribute, ``"0"`` for a position."""
+    return ".".join(
+        str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
+        for entry in path
+    )

@@ -1,0 +1,183 @@
+"""Cut a captured graph into parts that can be run alone and share the model's parameters."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from ensemble_view.chain import Block, Chain, Context, Part, identity
+from ensemble_view.discovery.blocks import Span, shape_of
+from ensemble_view.discovery.capture import Capture, is_tensor
+from ensemble_view.discovery.dataflow import Flow, ancestors
+from ensemble_view.errors import DiscoveryError
+
+__all__ = ["cut"]
+
+
+def cut(captured: Capture, flow: Flow, spans: Sequence[Span]) -> Chain:
+    """Cut a graph along block boundaries.
+
+    Args:
+        captured: The model's graph.
+        flow: Its trunk.
+        spans: The blocks, in order, not overlapping.
+
+    Returns:
+        A chain without a model behind it; its stem takes the model's own arguments.
+    """
+    cutter = _Cutter(captured, flow)
+    blocks: list[Block] = []
+    links: dict[int, Part] = {}
+    stem = spans[0].entry
+    end = stem
+    for index, span in enumerate(spans):
+        if span.entry is not end:
+            links[index] = cutter.part(end, [span.entry])
+        blocks.append(
+            Block(
+                index=index,
+                name=span.name,
+                before=cutter.part(span.entry, [span.shared]),
+                shortcut=identity
+                if span.shortcut is None
+                else cutter.part(span.shared, [span.shortcut]),
+                branch=cutter.part(span.shared, span.branches),
+                after=cutter.part(span.total, [span.exit]),
+                shortcut_kind=span.shortcut_kind,
+                shape_in=shape_of(span.entry),
+                shape_out=shape_of(span.exit),
+            )
+        )
+        end = span.exit
+    head = cutter.part(end, [captured.output])
+    # The parts before have told which context they need; only now can the stem be cut.
+    return Chain(stem=cutter.stem(stem), blocks=tuple(blocks), head=head, links=links)
+
+
+class _Cutter:
+    """Copies node ranges into graph modules and collects the context they need."""
+
+    def __init__(self, captured: Capture, flow: Flow) -> None:
+        self._captured = captured
+        self._flow = flow
+        self._context: list[fx.Node] = []
+        inputs = {node for node in captured.inputs if node is not None}
+        self._depends_on_input = {
+            node for node in captured.graph.nodes if ancestors([node]) & inputs
+        }
+
+    def part(self, source: fx.Node, targets: Sequence[fx.Node]) -> Part:
+        """Cut what lies between a trunk value and the sum of the targets."""
+        if list(targets) == [source]:
+            return identity
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {source: graph.placeholder("x")}
+        context = graph.placeholder("context")
+        tensors: dict[str, Tensor] = {}
+        needed = ancestors(targets, stop=source)
+        for node in self._captured.graph.nodes:
+            if node not in needed or node in copies:
+                continue
+            if node in self._captured.tensors:
+                copies[node] = self._attribute(graph, tensors, node)
+            elif self._is_context(node):
+                replacement = self._batch_size(graph, copies[source], source, node)
+                if replacement is None:
+                    place = self._place_in_context(node)
+                    replacement = graph.call_function(operator.getitem, (context, place))
+                copies[node] = replacement
+            elif node.op == "call_function":
+                copies[node] = graph.node_copy(node, lambda old: copies[old])
+        total = copies[targets[0]]
+        for target in targets[1:]:
+            total = graph.call_function(torch.ops.aten.add.Tensor, (total, copies[target]))
+        graph.output(total)
+        return cast("Part", _module(tensors, graph))
+
+    def stem(self, target: fx.Node) -> Callable[..., tuple[Tensor, Context]]:
+        """Cut what lies between the model's arguments and a trunk value, with the context."""
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        tensors: dict[str, Tensor] = {}
+        for number, node in enumerate(self._captured.inputs):
+            placeholder = graph.placeholder(f"input{number}")
+            if node is not None:
+                copies[node] = placeholder
+        needed = ancestors([target, *self._context])
+        for node in self._captured.graph.nodes:
+            if node not in needed or node in copies:
+                continue
+            if node in self._captured.tensors:
+                copies[node] = self._attribute(graph, tensors, node)
+            elif node.op == "call_function":
+                copies[node] = graph.node_copy(node, lambda old: copies[old])
+        graph.output((copies[target], tuple(copies[node] for node in self._context)))
+        return _Stem(_module(tensors, graph), self._captured.in_spec)
+
+    def _attribute(self, graph: fx.Graph, tensors: dict[str, Tensor], node: fx.Node) -> fx.Node:
+        tensors[node.name] = self._captured.tensors[node]
+        return graph.get_attr(node.name)
+
+    def _is_context(self, node: fx.Node) -> bool:
+        """Whether a value depends on the input but not on the trunk: from outside the part."""
+        if node in self._flow.members and is_tensor(node):
+            return False
+        if not is_tensor(node) and any(
+            source in self._flow.members for source in node.all_input_nodes
+        ):
+            # A number read off the trunk (a shape), or one of several results of an operation.
+            return not any(is_tensor(user) for user in node.users) or node.op != "call_function"
+        return node in self._depends_on_input
+
+    def _batch_size(
+        self, graph: fx.Graph, x: fx.Node, source: fx.Node, node: fx.Node
+    ) -> fx.Node | None:
+        """Read a symbolic size off the part's own input, so that it follows the batch."""
+        wanted = node.meta.get("val")
+        if not isinstance(wanted, torch.SymInt):
+            return None
+        for dimension, size in enumerate(source.meta["val"].shape):
+            if isinstance(size, torch.SymInt) and size.node.expr == wanted.node.expr:
+                return graph.call_function(torch.ops.aten.sym_size.int, (x, dimension))
+        return None
+
+    def _place_in_context(self, node: fx.Node) -> int:
+        if node not in self._context:
+            if ancestors([node]) & set(self._flow.trunk[1:]):
+                raise DiscoveryError(
+                    f"A block needs the value {node.name}, which is read off the middle of the "
+                    "trunk; build the chain by hand with Chain.from_parts(stem, blocks, head)."
+                )
+            self._context.append(node)
+        return self._context.index(node)
+
+
+def _module(tensors: dict[str, Tensor], graph: fx.Graph) -> fx.GraphModule:
+    graph.lint()
+    return fx.GraphModule(cast("dict[str, Any]", tensors), graph)
+
+
+class _Stem(nn.Module):
+    """Flattens the model's arguments as they were when it was captured, and runs the stem."""
+
+    def __init__(self, part: fx.GraphModule, in_spec: pytree.TreeSpec) -> None:
+        super().__init__()
+        self.part = part
+        self._in_spec = in_spec
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Context]:
+        expected = self._in_spec.children()[1].context or []
+        if set(expected) == set(kwargs):
+            kwargs = {name: kwargs[name] for name in expected}
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if spec != self._in_spec:
+            raise DiscoveryError(
+                f"The chain was found for arguments of the form {self._in_spec}; it was called "
+                f"with {spec}. Unravel the model again with such an example."
+            )
+        return cast("tuple[Tensor, Context]", self.part(*leaves))

@@ -1,0 +1,108 @@
+"""Where in the model's own code the blocks of a chain happen: what the hooks edit by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from ensemble_view.discovery.blocks import Span
+from ensemble_view.discovery.capture import Capture, site_of
+from ensemble_view.discovery.dataflow import Flow, between
+from ensemble_view.sites import ModuleCall, Site
+
+__all__ = ["BlockProvenance", "Provenance", "trace_provenance"]
+
+_ADDITION_FUNCTIONS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
+
+
+@dataclass(frozen=True)
+class BlockProvenance:
+    """Where one block happens.
+
+    Args:
+        additions: The additions that hold the shortcut, each with the position of the operand
+            that does; empty where an addition is hidden inside a compound function.
+        module: Path of the module whose one call is exactly this block, if there is one.
+        entry: Where the block's input is made: a site, or the position of a model input.
+        exit: Where its output is made.
+    """
+
+    additions: tuple[tuple[Site, int], ...]
+    module: str | None
+    entry: Site | int | None
+    exit: Site | None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where all blocks of a chain happen.
+
+    Args:
+        blocks: One entry per block, in order.
+    """
+
+    blocks: tuple[BlockProvenance, ...]
+
+
+def trace_provenance(
+    captured: Capture, flow: Flow, spans: Sequence[Span], model: nn.Module
+) -> Provenance:
+    """Find the places of all blocks in the model's code.
+
+    Args:
+        captured: The graph, whose nodes know their sites.
+        flow: The trunk that the blocks lie on.
+        spans: The blocks.
+        model: The model itself.
+
+    Returns:
+        Where the hooks have to act.
+    """
+    makers: dict[Site, list[fx.Node]] = {}
+    for node in captured.graph.nodes:
+        site = site_of(node)
+        if site is not None:
+            makers.setdefault(site, []).append(node)
+
+    def place(node: fx.Node) -> Site | int | None:
+        if node in captured.inputs:
+            return captured.inputs.index(node)
+        site = site_of(node)
+        return site if site is not None and makers[site][-1] is node else None
+
+    def additions(span: Span) -> tuple[tuple[Site, int], ...]:
+        found: list[tuple[Site, int]] = []
+        for node, operand in span.holders:
+            site = site_of(node)
+            if site is None or makers[site] != [node] or site.function not in _ADDITION_FUNCTIONS:
+                return ()
+            found.append((site, operand))
+        return tuple(found)
+
+    members: dict[ModuleCall, set[fx.Node]] = {}
+    for node in flow.members:
+        site = site_of(node)
+        for call in site.stack if site is not None else ():
+            members.setdefault(call, set()).add(node)
+    blocks: list[BlockProvenance] = []
+    for span in spans:
+        exit_place = place(span.exit)
+        blocks.append(
+            BlockProvenance(
+                additions=additions(span),
+                module=_whole_module(set(between(flow, span.entry, span.exit)), members),
+                entry=place(span.entry),
+                exit=exit_place if isinstance(exit_place, Site) else None,
+            )
+        )
+    return Provenance(tuple(blocks))
+
+
+def _whole_module(region: set[fx.Node], members: dict[ModuleCall, set[fx.Node]]) -> str | None:
+    """The innermost module, called once, whose call holds just this region."""
+    exact = [call for call, nodes in members.items() if nodes == region]
+    calls = {path: sum(call[0] == path for call in members) for path, _ in exact}
+    found = [path for path, _ in exact if path and calls[path] == 1]
+    return max(found, key=len) if found else None

@@ -1,0 +1,229 @@
+"""Edit the unmodified model behind a chain for the length of a ``with``.
+
+This is the public way to a single forward pass with an intervention, and the slow reference that
+the engine is tested against: one full forward pass per plan. A deletion acts at the addition itself
+in the model's running code; a reordering exchanges whole modules where each block is one module.
+Where neither is possible (a block that no module holds, a unit of a plain net), the value that the
+block makes is replaced, where the model makes it, by that of the chain's own part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ensemble_view.chain import Chain, Context
+from ensemble_view.discovery import Provenance, unravel_arguments
+from ensemble_view.errors import InterventionError
+from ensemble_view.interventions import Compose, Intervention
+from ensemble_view.plan import Plan, bind
+from ensemble_view.sites import ModuleCall, Site, SiteMode
+
+__all__ = ["edited", "edited_by_plan"]
+
+_Key: TypeAlias = tuple[ModuleCall, str, int]
+
+
+@contextmanager
+def edited(target: Chain | nn.Module, *interventions: Intervention) -> Iterator[None]:
+    """Run the model behind a chain with an intervention, as long as the ``with`` lasts.
+
+    Args:
+        target: A chain that :func:`ensemble_view.unravel` found, or the model itself, which is then
+            unravelled on its first call.
+        *interventions: Applied one after another.
+
+    Yields:
+        Nothing; call the model itself inside.
+
+    Raises:
+        InterventionError: If the interventions do not fit, or no model stands behind the chain.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from ensemble_view import Delete, edited, unravel
+        >>> model = torchvision.models.resnet18().eval()
+        >>> images = torch.randn(2, 3, 64, 64)
+        >>> before = model(images)
+        >>> with edited(unravel(model, images), Delete(1)):
+        ...     torch.equal(model(images), before)
+        False
+        >>> torch.equal(model(images), before)
+        True
+    """
+    composed = Compose(interventions)
+    with ExitStack() as stack:
+        if isinstance(target, Chain):
+            stack.enter_context(edited_by_plan(target, bind(composed, target.outline)))
+        else:
+            started = False
+
+            def first_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                nonlocal started
+                if started:
+                    return
+                started = True
+                chain = unravel_arguments(model, (args, kwargs))
+                mode = stack.enter_context(edited_by_plan(chain, bind(composed, chain.outline)))
+                mode.join(args, kwargs)
+
+            handle = target.register_forward_pre_hook(first_call, prepend=True, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def edited_by_plan(chain: Chain, plan: Plan) -> Iterator[SiteMode]:
+    """Do the same for a plan that is already bound.
+
+    Args:
+        chain: A chain with a model behind it.
+        plan: Bound to this chain.
+
+    Yields:
+        The mode that follows the model's calls.
+
+    Raises:
+        InterventionError: If no model stands behind the chain, or its code hides a block's place.
+    """
+    model, provenance = chain.model, chain.provenance
+    if model is None or not isinstance(provenance, Provenance):
+        raise InterventionError(
+            "No model stands behind this chain (it was built from parts), so there is nothing to "
+            "edit; run its plans through the engine instead."
+        )
+    moved = [index for position, index in enumerate(plan.order) if position != index]
+    natively = all(provenance.blocks[index].additions for index in plan.deleted) and all(
+        provenance.blocks[index].module for index in moved
+    )
+    with ExitStack() as stack:
+        if natively:
+            mode = SiteMode(model, _delete_at_additions(provenance, plan))
+            stack.enter_context(_modules_moved(model, provenance, plan))
+        else:
+            replacement = _Replacement(chain, provenance, plan)
+            mode = SiteMode(model, replacement.visit, replacement.begin)
+        yield stack.enter_context(mode)
+
+
+def _key(site: Site) -> _Key:
+    return site.owner, site.function, site.ordinal
+
+
+def _stand_in(
+    value: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    """Give a value the place of a call's result, also where the call writes into its argument."""
+    name = getattr(function, "__name__", "")
+    if name.startswith("__i") or (name.endswith("_") and not name.endswith("__")):
+        target: Tensor = args[0] if args else kwargs["input"]
+        return target if target is value else target.copy_(value)
+    if isinstance(kwargs.get("inplace"), bool) and kwargs["inplace"]:
+        return args[0].copy_(value)  # type: ignore[no-any-return]
+    # Never the shortcut's own tensor: what follows may write into it.
+    return value.clone()
+
+
+def _delete_at_additions(
+    provenance: Provenance, plan: Plan
+) -> Callable[[Site, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]:
+    operands = {
+        _key(site): operand
+        for index in plan.deleted
+        for site, operand in provenance.blocks[index].additions
+    }
+
+    def visit(
+        site: Site, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        operand = operands.get(_key(site))
+        if operand is None:
+            return function(*args, **kwargs)
+        return _stand_in((*args, *kwargs.values())[operand], function, args, kwargs)
+
+    return visit
+
+
+@contextmanager
+def _modules_moved(model: nn.Module, provenance: Provenance, plan: Plan) -> Iterator[None]:
+    """Put each block's module into the place where the plan runs it, and back."""
+    paths = [block.module for block in provenance.blocks]
+    places = {
+        path: model.get_submodule(path)
+        for index, position in enumerate(plan.order)
+        if index != position and (path := paths[index]) is not None
+    }
+
+    def put(path: str, module: nn.Module) -> None:
+        parent, _, name = path.rpartition(".")
+        model.get_submodule(parent)._modules[name] = module
+
+    try:
+        for position, index in enumerate(plan.order):
+            place, source = paths[position], paths[index]
+            if position != index and place is not None and source is not None:
+                put(place, places[source])
+        yield
+    finally:
+        for path, module in places.items():
+            put(path, module)
+
+
+class _Replacement:
+    """Replace what blocks make, where the model makes it, by what the chain's parts make."""
+
+    def __init__(self, chain: Chain, provenance: Provenance, plan: Plan) -> None:
+        self._chain = chain
+        self._plan = plan
+        self._inputs: dict[int, int] = {}
+        self._entries: dict[_Key, list[int]] = {}
+        self._exits: dict[_Key, int] = {}
+        self._captured: dict[int, Tensor] = {}
+        self._context: Context = ()
+        for position, index in enumerate(plan.order):
+            if position == index and index not in plan.deleted:
+                continue
+            place = provenance.blocks[position]
+            if place.entry is None or place.exit is None:
+                raise InterventionError(
+                    f"Block {position} ({chain.blocks[position].name}) begins or ends inside a "
+                    "compound operation of the model's code, where no hook reaches; run the plan "
+                    "through the engine instead."
+                )
+            if isinstance(place.entry, int):
+                self._inputs[position] = place.entry
+            else:
+                self._entries.setdefault(_key(place.entry), []).append(position)
+            self._exits[_key(place.exit)] = position
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Compute the context, and keep the model's inputs that are blocks' inputs."""
+        leaves = pytree.tree_leaves((args, kwargs))
+        _, self._context = self._chain.stem(*args, **kwargs)
+        self._captured = {p: leaves[number].clone() for p, number in self._inputs.items()}
+
+    def visit(
+        self,
+        site: Site,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Run a function; replace what it makes if a block ends here, keep it if one begins."""
+        output = function(*args, **kwargs)
+        key = _key(site)
+        if key in self._exits:
+            position = self._exits[key]
+            block = self._chain.blocks[self._plan.order[position]]
+            compute = block.deleted if block.index in self._plan.deleted else block
+            value = compute(self._captured.pop(position), self._context)
+            output = _stand_in(value, function, args, kwargs)
+        for position in self._entries.get(key, ()):
+            # A copy: the model's code may write into the value later.
+            self._captured[position] = torch.clone(output)
+        return output
