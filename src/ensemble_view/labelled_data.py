@@ -1,0 +1,338 @@
+"""Labelled examples as deterministic batches, wherever they come from."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchvision.transforms.v2.functional as transforms
+from torch import Tensor
+
+from ensemble_view.errors import DataError
+
+__all__ = ["IndexedData", "LabelledData", "Preprocessing", "Source", "check_labels"]
+
+Indices = npt.NDArray[np.int64]
+Batch = tuple[Tensor, Tensor]
+
+
+def check_labels(labels: npt.ArrayLike, where: str, classes: int | None = None) -> Indices:
+    """Return labels as int64 after checking that they can be class indices.
+
+    Args:
+        labels: One label per example.
+        where: What the labels belong to, for the message.
+        classes: Number of classes, if known.
+
+    Returns:
+        The labels, shape (N,).
+
+    Raises:
+        DataError: If they are not whole numbers in one row, or outside 0..classes-1.
+
+    Example:
+        >>> check_labels([0, 2, 1], "the example", classes=3)
+        array([0, 2, 1])
+    """
+    values = np.asarray(labels)
+    if values.ndim != 1:
+        raise DataError(f"Labels of {where} have shape {values.shape}: expected one per example.")
+    if len(values) == 0:
+        raise DataError(f"{where} holds no examples: there is nothing to measure.")
+    if not np.issubdtype(values.dtype, np.integer):
+        raise DataError(
+            f"Labels of {where} are of type {values.dtype}: expected whole numbers, the index of "
+            "each example's class."
+        )
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or (classes is not None and high >= classes):
+        last = "one less than the number of classes" if classes is None else str(classes - 1)
+        raise DataError(
+            f"Labels of {where} run from {low} to {high}: expected class indices from 0 to {last}."
+        )
+    return values.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to an image between its storage and the model.
+
+    In this order: division of uint8 pixels by `scale`, `resize` of the shorter side with
+    antialiased bilinear interpolation, centre `crop`, and (x - mean) / std per channel.
+
+    Args:
+        scale: The pixel value that becomes 1.
+        resize: Length of the shorter side, pixels.
+        crop: Side of the square in the centre, pixels.
+        mean: Per channel, in units of the scaled pixels.
+        std: Per channel, in units of the scaled pixels.
+
+    Raises:
+        DataError: If mean and std do not belong together or cannot be divided by.
+
+    Example:
+        >>> Preprocessing(mean=(0.5,), std=(0.5,))(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8))
+        tensor([[[[1., 1.],
+                  [1., 1.]]]])
+    """
+
+    scale: float = 255.0
+    resize: int | None = None
+    crop: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise DataError("Mean and standard deviation go together: give both or neither.")
+        if self.mean is not None and self.std is not None:
+            usable = len(self.mean) == len(self.std) and np.isfinite(self.mean + self.std).all()
+            if not usable or min(self.std) <= 0:
+                raise DataError(
+                    f"Found mean {self.mean} and standard deviation {self.std}: expected one "
+                    "finite number per channel in each, the deviations above zero."
+                )
+        for name, value in (("resize", self.resize), ("crop", self.crop)):
+            if value is not None and value < 1:
+                raise DataError(f"The {name} is {value} pixels: expected at least 1.")
+
+    def shape(self, image: Tensor) -> Tensor:
+        """Return images (..., C, H, W) resized and cropped as asked, of the same type."""
+        if self.resize is not None:
+            image = transforms.resize(image, [self.resize], antialias=True)
+        if self.crop is not None:
+            height, width = image.shape[-2:]
+            if min(height, width) < self.crop:
+                raise DataError(
+                    f"An image of {height}x{width} pixels is smaller than the crop of "
+                    f"{self.crop}: choose a smaller crop, or resize to at least {self.crop}."
+                )
+            image = transforms.center_crop(image, [self.crop, self.crop])
+        return image
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return images (N, C, H, W) scaled and normalised, as floating-point numbers."""
+        if images.dtype == torch.uint8:
+            images = images.to(torch.float32) / self.scale
+        if self.mean is None or self.std is None:
+            return images
+        channels = images.shape[1]
+        if len(self.mean) not in {1, channels}:
+            raise DataError(
+                f"Found mean and standard deviation of {len(self.mean)} channels for images of "
+                f"{channels}: expected one number per channel."
+            )
+        mean = torch.tensor(self.mean, dtype=images.dtype).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, dtype=images.dtype).view(1, -1, 1, 1)
+        return (images - mean) / std
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return images (N, C, H, W) as the model takes them."""
+        return self.normalise(self.shape(images))
+
+
+class Source(Protocol):
+    """Stored examples that can be read by index."""
+
+    @property
+    def labels(self) -> Indices:
+        """The class index of every stored example."""
+        ...
+
+    def read(self, indices: Indices, preprocessing: Preprocessing) -> Tensor:
+        """Return the chosen examples as the model takes them."""
+        ...
+
+    def digest(self, indices: Indices) -> Iterator[bytes]:
+        """Yield bytes that change whenever a chosen example does."""
+        ...
+
+
+class LabelledData(ABC):
+    """Labelled examples in a fixed order, given out as batches.
+
+    Every pass gives the same batches, so that outcomes per example can be paired between passes.
+    `open_data` and `as_data` make them.
+    """
+
+    name: str
+    class_names: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
+    split: str | None
+
+    @property
+    @abstractmethod
+    def labels(self) -> Indices | None:
+        """The class index of every example, shape (N,), or None while it is not known."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batches(self, batch_size: int = 64) -> Iterator[Batch]:
+        """Yield (inputs, labels): floating-point (B, ...) and int64 (B,), always in one order."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over labels, inputs and their preprocessing."""
+
+    @abstractmethod
+    def subset(self, limit: int, seed: int = 0) -> LabelledData:
+        """Return at most `limit` examples, the classes as even as they can be."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return name, size, fingerprint and preprocessing as plain values for JSON."""
+        return {
+            "name": self.name,
+            "split": self.split,
+            "n": len(self),
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "fingerprint": self.fingerprint(),
+            "preprocessing": None if self.preprocessing is None else asdict(self.preprocessing),
+        }
+
+    def check_classes(self, classes: int) -> None:
+        """Refuse labels that a model of so many classes cannot answer.
+
+        Args:
+            classes: Number of the model's outputs.
+        """
+        if self.labels is not None:
+            check_labels(self.labels, self.name, classes)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self)} examples)"
+
+
+@dataclass(frozen=True, repr=False)
+class IndexedData(LabelledData):
+    """Labelled examples that can be read by index, in any order.
+
+    Args:
+        name: What to call the data in tables.
+        source: Where the examples are stored.
+        indices: Which of them belong, in order.
+        preprocessing: What happens to each on the way to the model.
+        class_names: One name per class, if known.
+        split: The part of the data set, "train" or "test"; None if it has no parts.
+
+    Example:
+        >>> from ensemble_view.datasets import open_data
+        >>> digits = open_data("digits")
+        >>> inputs, labels = next(digits.batches(32))
+        >>> inputs.shape, labels.dtype
+        (torch.Size([32, 1, 8, 8]), torch.int64)
+    """
+
+    name: str
+    source: Source
+    indices: Indices
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None = None
+    split: str | None = None
+
+    @property
+    def labels(self) -> Indices:
+        """The class index of every example, shape (N,)."""
+        return self.source.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, positions: npt.ArrayLike) -> Batch:
+        """Return the examples at these positions of this data set.
+
+        Args:
+            positions: Whole numbers from 0 to N - 1.
+
+        Returns:
+            Inputs, floating-point (B, ...), and labels, int64 (B,).
+        """
+        chosen = self.indices[np.asarray(positions, dtype=np.int64)]
+        inputs = self.source.read(chosen, self.preprocessing)
+        return inputs, torch.from_numpy(self.source.labels[chosen])
+
+    def batches(self, batch_size: int = 64) -> Iterator[Batch]:
+        """Yield the examples in order.
+
+        Args:
+            batch_size: Examples per batch; the last one may be smaller.
+
+        Yields:
+            Inputs, floating-point (B, ...), and labels, int64 (B,).
+
+        Raises:
+            DataError: If the batch size is not positive.
+        """
+        if batch_size < 1:
+            raise DataError(f"The batch size is {batch_size}: expected at least 1.")
+        for start in range(0, len(self), batch_size):
+            yield self.take(np.arange(start, min(start + batch_size, len(self))))
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over labels, inputs and their preprocessing.
+
+        Returns:
+            64 hexadecimal digits, the same wherever the same examples are stored the same way.
+        """
+        digest = hashlib.sha256(repr(self.preprocessing).encode())
+        digest.update(self.labels.astype("<i8").tobytes())
+        for part in self.source.digest(self.indices):
+            digest.update(part)
+        return digest.hexdigest()
+
+    def subset(self, limit: int, seed: int = 0) -> IndexedData:
+        """Return at most `limit` examples, the classes as even as they can be.
+
+        Each class is shuffled once, then the classes take turns; so a smaller subset of the same
+        seed lies within a larger one. The order of the data is kept.
+
+        Args:
+            limit: Number of examples.
+            seed: Seed of the choice.
+
+        Returns:
+            The chosen examples.
+
+        Raises:
+            DataError: If limit is not positive.
+        """
+        if limit < 1:
+            raise DataError(f"The limit is {limit} examples: expected at least 1.")
+        if limit >= len(self):
+            return self
+        chosen = _balanced_choice(self.labels, limit, np.random.default_rng(seed))
+        return replace(self, indices=self.indices[chosen])
+
+    def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> IndexedData:
+        """Return the same examples under another normalisation.
+
+        Args:
+            mean: Per channel, in units of the scaled pixels.
+            std: Per channel, in units of the scaled pixels.
+
+        Returns:
+            The data with (x - mean) / std as its last step.
+        """
+        settings = replace(self.preprocessing, mean=tuple(mean), std=tuple(std))
+        return replace(self, preprocessing=settings)
+
+
+def _balanced_choice(labels: Indices, limit: int, generator: np.random.Generator) -> Indices:
+    """Return ascending positions of a class-balanced choice."""
+    shuffled = generator.permutation(len(labels))
+    turn = np.empty(len(labels), dtype=np.int64)
+    classes = np.unique(labels)
+    for label in classes:
+        members = shuffled[labels[shuffled] == label]
+        turn[members] = np.arange(len(members))
+    seat = np.zeros(int(classes.max()) + 1, dtype=np.int64)
+    seat[classes] = generator.permutation(len(classes))
+    order = np.lexsort((seat[labels], turn))
+    return np.sort(order[:limit])

@@ -1,0 +1,137 @@
+"""Build the net that given weights belong to: ours, torchvision's, or a user's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torchvision
+from torch import Tensor, nn
+
+from ensemble_view.models import build
+from ensemble_view.models.architecture import Architecture, ArchitectureError
+from ensemble_view.models.inference import Inferred
+
+__all__ = ["build_for_weights", "is_factory"]
+
+_FACTORY = re.compile(r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)")
+
+
+def is_factory(text: str) -> bool:
+    """Say whether an architecture's text names a function in a Python file.
+
+    Args:
+        text: What the user wrote.
+
+    Returns:
+        True for "path/to/file.py:function".
+
+    Example:
+        >>> is_factory("nets/mine.py:make"), is_factory("torchvision:resnet18")
+        (True, False)
+    """
+    return _FACTORY.fullmatch(text) is not None
+
+
+def build_for_weights(
+    architecture: str | Architecture,
+    weights: Mapping[str, Tensor],
+    inferred: Inferred | None = None,
+) -> tuple[nn.Module, str]:
+    """Build a net with as many classes and channels as the weights have.
+
+    Args:
+        architecture: The value, or its text; a text "path/to/file.py:function" executes that file.
+        weights: Names and tensors that are to go into the net.
+        inferred: What the weights say themselves, if anything.
+
+    Returns:
+        The net, with random weights, and the name of its architecture.
+
+    Raises:
+        ArchitectureError: If there is no such net or it cannot be built.
+
+    Example:
+        >>> weights = build("resnet20", classes=7).state_dict()
+        >>> build_for_weights("cifar:resnet20", weights)[0].linear.out_features
+        7
+    """
+    if isinstance(architecture, str):
+        match = _FACTORY.fullmatch(architecture)
+        if match:
+            return _call(Path(match["file"]), match["function"]), architecture
+        architecture = Architecture.parse(architecture)
+    classes = _classes(weights) if inferred is None else inferred.classes
+    if architecture.family == "torchvision":
+        return _torchvision(architecture, classes), str(architecture)
+    options = dict(architecture.options)
+    if inferred is not None and inferred.architecture.name == architecture.name:
+        options = {**inferred.architecture.options, **options}
+    named = Architecture(architecture.name, options, architecture.family)
+    options.setdefault("in_channels", (inferred and inferred.in_channels) or 3)
+    options.setdefault("classes", classes or 10)
+    net = build(Architecture(architecture.name, options, architecture.family))
+    return net, str(named)
+
+
+def _classes(weights: Mapping[str, Tensor]) -> int | None:
+    """Return the outputs of the last layer: the last weight of two or more axes."""
+    matrices = [value for value in weights.values() if value.ndim >= 2]
+    return matrices[-1].shape[0] if matrices else None
+
+
+def _torchvision(architecture: Architecture, classes: int | None) -> nn.Module:
+    """Build one of torchvision's nets without fetching anything."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if architecture.name not in known:
+        raise ArchitectureError(
+            f"torchvision has no classifier {architecture.name!r}: expected one of its names, such "
+            "as resnet50, resnext50_32x4d or wide_resnet50_2."
+        )
+    options = dict(architecture.options)
+    if classes is not None:
+        options.setdefault("num_classes", classes)
+    try:
+        net: nn.Module = torchvision.models.get_model(architecture.name, weights=None, **options)
+    except (TypeError, ValueError) as error:
+        raise ArchitectureError(f"torchvision cannot build {architecture}: {error}.") from error
+    return net
+
+
+def _call(file: Path, function: str) -> nn.Module:
+    """Run a user's Python file and return what the named function makes."""
+    if not file.is_file():
+        raise ArchitectureError(f"There is no Python file {file}: check its name and folder.")
+    specification = importlib.util.spec_from_file_location(f"_factory_{file.stem}", file)
+    if specification is None or specification.loader is None:
+        raise ArchitectureError(f"{file} cannot be imported: expected a Python file.")
+    module = importlib.util.module_from_spec(specification)
+    # Classes that are pickled or made by dataclasses look themselves up in the table of modules.
+    sys.modules[specification.name] = module
+    sys.path.insert(0, str(file.parent.resolve()))
+    try:
+        specification.loader.exec_module(module)
+        made = getattr(module, function, None)
+        if not callable(made):
+            raise ArchitectureError(
+                f"{file} has no function {function!r}: expected one without arguments that returns "
+                "the net."
+            )
+        net = made()
+    except ArchitectureError:
+        raise
+    except Exception as error:
+        raise ArchitectureError(
+            f"{file}:{function} failed with {type(error).__name__}: {error}; expected a function "
+            "without arguments that returns the net."
+        ) from error
+    finally:
+        sys.path.remove(str(file.parent.resolve()))
+    if not isinstance(net, nn.Module):
+        raise ArchitectureError(
+            f"{file}:{function} returned a {type(net).__name__}: expected a torch.nn.Module."
+        )
+    return net

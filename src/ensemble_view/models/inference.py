@@ -1,0 +1,148 @@
+"""Tell an architecture from the names and shapes of its weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ensemble_view.models.architecture import Architecture
+from ensemble_view.models.vgg import VGG_STAGES
+
+__all__ = ["Inferred", "infer"]
+
+Weights = Mapping[str, Tensor]
+
+_TORCHVISION = {
+    # Blocks per stage, then output and input channels of the second convolution of the first
+    # block: its width, and its width over the number of groups.
+    ((2, 2, 2, 2), False, (64, 64)): "resnet18",
+    ((3, 4, 6, 3), False, (64, 64)): "resnet34",
+    ((3, 4, 6, 3), True, (64, 64)): "resnet50",
+    ((3, 4, 23, 3), True, (64, 64)): "resnet101",
+    ((3, 8, 36, 3), True, (64, 64)): "resnet152",
+    ((3, 4, 6, 3), True, (128, 4)): "resnext50_32x4d",
+    ((3, 4, 23, 3), True, (256, 8)): "resnext101_32x8d",
+    ((3, 4, 23, 3), True, (256, 4)): "resnext101_64x4d",
+    ((3, 4, 6, 3), True, (128, 128)): "wide_resnet50_2",
+    ((3, 4, 23, 3), True, (128, 128)): "wide_resnet101_2",
+}
+_RENAMED = ((re.compile(r"^fc\."), "linear."), (re.compile(r"\.downsample\."), ".shortcut."))
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """An architecture told from weights.
+
+    Args:
+        architecture: What they belong to.
+        in_channels: Channels of the images, where the net can be built for any.
+        classes: Number of classes.
+    """
+
+    architecture: Architecture
+    in_channels: int | None
+    classes: int
+
+    def renamed(self, weights: Weights) -> dict[str, Tensor]:
+        """Return the weights under the names that this package's nets use.
+
+        Args:
+            weights: Names and tensors.
+
+        Returns:
+            The same tensors; `fc` is `linear`, and `downsample` is `shortcut`.
+        """
+        return {_own_name(name): value for name, value in weights.items()}
+
+
+def infer(weights: Weights) -> Inferred | None:
+    """Tell the architecture from names and shapes of the weights.
+
+    Known are the nets of this package, CIFAR-style residual nets of the common layout (`conv1`,
+    `bn1`, `layer1..3`, `linear` or `fc`), and torchvision's ResNet, ResNeXt and Wide ResNet.
+
+    Args:
+        weights: Names, without prefixes, and tensors.
+
+    Returns:
+        What they belong to, or None if that cannot be told.
+
+    Example:
+        >>> from ensemble_view.models import build
+        >>> found = infer(build("resnet20v2", in_channels=1, classes=7).state_dict())
+        >>> str(found.architecture), found.in_channels, found.classes
+        ('cifar:resnet20v2', 1, 7)
+    """
+    if "fc.weight" in weights and "layer4.0.conv1.weight" in weights:
+        return _infer_torchvision(weights)
+    own = {_own_name(name): value for name, value in weights.items()}
+    if "linear.weight" not in own or own["linear.weight"].ndim != 2:
+        return None
+    for tell in (_infer_resnet, _infer_plain, _infer_vgg):
+        if found := tell(own):
+            return found
+    return None
+
+
+def _own_name(name: str) -> str:
+    for pattern, replacement in _RENAMED:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _count(weights: Weights, prefix: str) -> int:
+    """Return how many children a container has in the names of the weights."""
+    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+    found = {int(match[1]) for name in weights if (match := pattern.match(name))}
+    return len(found) if found == set(range(len(found))) else 0
+
+
+def _infer_torchvision(weights: Weights) -> Inferred | None:
+    counts = tuple(_count(weights, f"layer{stage}") for stage in (1, 2, 3, 4))
+    second = weights.get("layer1.0.conv2.weight")
+    if second is None or second.ndim != 4:
+        return None
+    key = counts, "layer1.0.conv3.weight" in weights, (second.shape[0], second.shape[1])
+    if key not in _TORCHVISION:
+        return None
+    architecture = Architecture(_TORCHVISION[key], family="torchvision")
+    return Inferred(architecture, None, weights["fc.weight"].shape[0])
+
+
+def _own(name: str, first: Tensor, own: Weights, width: int, usual: int, **more: str) -> Inferred:
+    """Return one of this package's nets, with the options that differ from the usual ones."""
+    options: dict[str, int | str] = {} if width == usual else {"width": width}
+    architecture = Architecture(name, {**options, **more})
+    return Inferred(architecture, first.shape[1], own["linear.weight"].shape[0])
+
+
+def _infer_resnet(own: Weights) -> Inferred | None:
+    first = own.get("conv1.weight")
+    counts = {_count(own, f"layer{stage}") for stage in (1, 2, 3)}
+    unlike = any(".conv3." in name or name.startswith("layer4.") for name in own)
+    if first is None or first.ndim != 4 or len(counts) != 1 or 0 in counts or unlike:
+        return None
+    version = 1 if "bn1.weight" in own else 2
+    name = f"resnet{6 * counts.pop() + 2}" + ("v2" if version == 2 else "")
+    shortcut = "B" if any(".shortcut." in key for key in own) else "A"
+    more = {} if shortcut == "AB"[version - 1] else {"shortcut": shortcut}
+    return _own(name, first, own, first.shape[0], 16, **more)
+
+
+def _infer_plain(own: Weights) -> Inferred | None:
+    first, count = own.get("stem.conv.weight"), _count(own, "units")
+    if first is None or first.ndim != 4 or count == 0 or count % 6:
+        return None
+    return _own(f"plain{count + 2}", first, own, first.shape[0], 16)
+
+
+def _infer_vgg(own: Weights) -> Inferred | None:
+    first = own.get("stages.0.0.conv.weight")
+    counts = tuple(_count(own, f"stages.{stage}") for stage in range(5))
+    depth = next((depth for depth, stages in VGG_STAGES.items() if stages == counts), None)
+    if first is None or first.ndim != 4 or depth is None:
+        return None
+    return _own(f"vgg{depth}", first, own, first.shape[0], 64)

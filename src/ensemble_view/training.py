@@ -1,0 +1,443 @@
+"""Train the reference nets: deterministic by seed, resumable, with a record of what was done."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from ensemble_view.checkpoints import Checkpoint, Normalisation, save_checkpoint, weights_hash
+from ensemble_view.errors import CheckpointError
+from ensemble_view.labelled_data import IndexedData
+from ensemble_view.models import Architecture, build
+from ensemble_view.recipe import Recipe, TrainingError, augment, epoch_generator, learning_rate_at
+from ensemble_view.weights_file import replace_file
+
+__all__ = ["Progress", "channel_statistics", "resume_path", "train"]
+
+_EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is.
+
+    Args:
+        epoch: Epochs done.
+        epochs: Epochs in all.
+        step: Steps done, over all epochs.
+        steps: Steps in all.
+        loss: Mean cross-entropy of the epoch so far, nats.
+        test_accuracy: Share of the test examples named rightly after the last full epoch.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    test_accuracy: float | None
+
+
+@dataclass
+class _Run:
+    """What changes while a net is trained, and what a resumed run starts from."""
+
+    model: nn.Module
+    optimiser: torch.optim.SGD
+    history: list[dict[str, float | int | None]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of everything, as plain values and tensors."""
+        return {
+            "model": copy.deepcopy(self.model.state_dict()),
+            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
+            "history": [dict(entry) for entry in self.history],
+            "seconds": self.seconds,
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go back to a snapshot."""
+        self.model.load_state_dict(snapshot["model"])
+        self.optimiser.load_state_dict(snapshot["optimiser"])
+        self.history = list(snapshot["history"])
+        self.seconds = float(snapshot["seconds"])
+
+
+def resume_path(checkpoint_path: str | Path) -> Path:
+    """Return where the state of an unfinished training is kept.
+
+    Args:
+        checkpoint_path: Where the trained net goes.
+
+    Returns:
+        The same path with `.resume` after it.
+
+    Example:
+        >>> resume_path("net.safetensors").name
+        'net.safetensors.resume'
+    """
+    path = Path(checkpoint_path)
+    return path.with_name(path.name + ".resume")
+
+
+def channel_statistics(data: IndexedData) -> Normalisation:
+    """Return mean and standard deviation of each channel over all pixels of all examples.
+
+    Args:
+        data: Images (C, H, W), not normalised.
+
+    Returns:
+        Mean and standard deviation, in units of the scaled pixels, rounded to six decimals; a
+        channel without variation counts as having deviation 1.
+
+    Example:
+        >>> from ensemble_view.datasets import open_data
+        >>> mean, std = channel_statistics(open_data("digits", split="train"))
+        >>> 0.3 < mean[0] < 0.31, 0.3 < std[0] < 0.4
+        (True, True)
+    """
+    total, squares, count = torch.zeros(1), torch.zeros(1), 0
+    for inputs, _ in data.batches(_EVALUATION_BATCH):
+        values = inputs.double()
+        total = total + values.sum(dim=(0, 2, 3))
+        squares = squares + values.square().sum(dim=(0, 2, 3))
+        count += inputs.shape[0] * inputs.shape[2] * inputs.shape[3]
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    rounded = [tuple(round(float(value), 6) for value in part) for part in (mean, deviation)]
+    return rounded[0], rounded[1]
+
+
+def train(
+    architecture: str | Architecture,
+    data_train: IndexedData,
+    data_test: IndexedData | None = None,
+    *,
+    recipe: Recipe | None = None,
+    device: str | torch.device = "cpu",
+    checkpoint_path: str | Path | None = None,
+    resume: bool = False,
+    half: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Checkpoint:
+    """Train a reference net.
+
+    The same seed, data, number of threads and device give the same weights, also when the run was
+    interrupted and resumed. If the training data carries no normalisation, its own mean and
+    standard deviation per channel are measured and used for both sets. On Ctrl-C the last full
+    epoch is kept, in memory and, with a path, in the file; the record then says "interrupted".
+
+    Args:
+        architecture: For example "resnet110", "resnet110v2", "plain20" or "vgg15,width=16".
+        data_train: Images to learn from.
+        data_test: Images to measure accuracy on after each epoch; none if left out.
+        recipe: How to train; `Recipe()` if left out.
+        device: Where to train.
+        checkpoint_path: Where to put the trained net; beside it, until the run is finished, lies
+            the state from which it can be resumed.
+        resume: Whether to go on from that state.
+        half: Whether to store convolutions and linear layers in half precision; the returned net
+            and the last accuracy are those of the stored weights.
+        progress: Called after each step.
+
+    Returns:
+        The net with its training record.
+
+    Raises:
+        TrainingError: If the loss is no longer finite, or the state does not belong to this run.
+        KeyboardInterrupt: If Ctrl-C came before the first epoch was done.
+    """
+    recipe = recipe or Recipe()
+    if isinstance(architecture, str):
+        architecture = Architecture.parse(architecture)
+    data_train, data_test, normalisation = _normalised(data_train, data_test)
+    shape, classes = _shape_and_classes(data_train, data_test)
+    settings = _settings(architecture, recipe, data_train, data_test)
+    state_path = None if checkpoint_path is None else resume_path(checkpoint_path)
+    with _deterministic(recipe.seed):
+        model = build(architecture, in_channels=shape[0], classes=classes)
+        run = _start(model, recipe, device)
+        if resume:
+            run.restore(_read_state(state_path, settings, device))
+        interrupted = _loop(run, recipe, data_train, data_test, state_path, settings, progress)
+    model = run.model.cpu().to(memory_format=torch.contiguous_format).eval()
+    accuracy = run.history[-1]["test_accuracy"]
+    if half:
+        _round_to_half(model)
+        accuracy = _accuracy(model, data_test) if data_test is not None else None
+    record = {
+        **settings,
+        "epochs_done": len(run.history),
+        "interrupted": interrupted,
+        "test_accuracy": accuracy,
+        "history": run.history,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "half": half,
+        "threads": torch.get_num_threads(),
+        "device": torch.device(device).type,
+        "versions": _versions(),
+        "seconds": round(run.seconds, 1),
+    }
+    if checkpoint_path is not None:
+        save_checkpoint(
+            checkpoint_path,
+            model,
+            architecture=architecture,
+            normalisation=normalisation,
+            data=data_train.name,
+            class_names=data_train.class_names,
+            input_shape=shape,
+            training=record,
+            half=half,
+        )
+        if state_path is not None and not interrupted:
+            state_path.unlink(missing_ok=True)
+    return Checkpoint(
+        model=model,
+        architecture=str(architecture),
+        normalisation=normalisation,
+        data=data_train.name,
+        class_names=data_train.class_names,
+        input_shape=shape,
+        training=record,
+        weights_hash=weights_hash(model),
+        path=None if checkpoint_path is None else Path(checkpoint_path),
+    )
+
+
+def _normalised(
+    train_data: IndexedData, test_data: IndexedData | None
+) -> tuple[IndexedData, IndexedData | None, Normalisation]:
+    """Return both sets under one normalisation, measured if the training data has none."""
+    settings = train_data.preprocessing
+    if settings.mean is not None and settings.std is not None:
+        return train_data, test_data, (settings.mean, settings.std)
+    found = channel_statistics(train_data)
+    tested = None if test_data is None else test_data.with_normalisation(*found)
+    return train_data.with_normalisation(*found), tested, found
+
+
+def _shape_and_classes(
+    train_data: IndexedData, test_data: IndexedData | None
+) -> tuple[tuple[int, ...], int]:
+    """Return the shape of an image and the number of classes."""
+    inputs, _ = train_data.take([0])
+    if inputs.ndim != 4:
+        raise TrainingError(
+            f"Inputs have shape {tuple(inputs.shape[1:])}: expected images (channels, height, "
+            "width)."
+        )
+    if len(train_data) < 2:
+        raise TrainingError("There is one training example: expected at least 2.")
+    sets = [train_data] if test_data is None else [train_data, test_data]
+    most = max(int(data.labels.max()) for data in sets) + 1
+    return tuple(inputs.shape[1:]), max(most, len(train_data.class_names or ()))
+
+
+def _settings(
+    architecture: Architecture,
+    recipe: Recipe,
+    train_data: IndexedData,
+    test_data: IndexedData | None,
+) -> dict[str, Any]:
+    """Return what has to be the same for a run to be the same."""
+    return {
+        "architecture": str(architecture),
+        "recipe": asdict(recipe),
+        "data": train_data.name,
+        "train_examples": len(train_data),
+        "train_fingerprint": train_data.fingerprint(),
+        "test_examples": None if test_data is None else len(test_data),
+        "test_fingerprint": None if test_data is None else test_data.fingerprint(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions that the result may depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }
+
+
+@contextmanager
+def _deterministic(seed: int) -> Iterator[None]:
+    """Seed torch's global generators, and put them back afterwards."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+    ):
+        torch.manual_seed(seed)
+        yield
+
+
+def _start(model: nn.Module, recipe: Recipe, device: str | torch.device) -> _Run:
+    """Return a run before its first step."""
+    try:
+        model = model.to(device).to(memory_format=torch.channels_last)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TrainingError(
+            f"The device {str(device)!r} cannot be used ({reason}): choose cpu, or another."
+        ) from error
+    optimiser = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+    return _Run(model, optimiser)
+
+
+def _loop(
+    run: _Run,
+    recipe: Recipe,
+    train_data: IndexedData,
+    test_data: IndexedData | None,
+    state_path: Path | None,
+    settings: dict[str, Any],
+    progress: Callable[[Progress], None] | None,
+) -> bool:
+    """Train until the last epoch; return whether Ctrl-C ended it before."""
+    snapshot = run.snapshot()
+    try:
+        while len(run.history) < recipe.epochs:
+            begun = time.perf_counter()
+            loss, accuracy = _epoch(run, recipe, train_data, progress)
+            tested = None if test_data is None else _accuracy(run.model, test_data)
+            run.seconds += time.perf_counter() - begun
+            entry = {"loss": loss, "accuracy": accuracy, "test_accuracy": tested}
+            run.history.append({"epoch": len(run.history), **entry})
+            snapshot = run.snapshot()
+            if state_path is not None:
+                _write_state(state_path, snapshot, settings)
+    except KeyboardInterrupt:
+        if not snapshot["history"]:
+            raise
+        run.restore(snapshot)
+        return len(run.history) < recipe.epochs
+    return False
+
+
+def _epoch(
+    run: _Run,
+    recipe: Recipe,
+    data: IndexedData,
+    progress: Callable[[Progress], None] | None,
+) -> tuple[float, float]:
+    """Train for one epoch; return mean loss and accuracy over it."""
+    epoch = len(run.history)
+    generator = epoch_generator(recipe.seed, epoch)
+    order = torch.randperm(len(data), generator=generator)
+    # A last batch of one example has no variance to normalise by.
+    batches = [part for part in torch.split(order, recipe.batch_size) if len(part) > 1]
+    device = next(run.model.parameters()).device
+    tested = run.history[-1]["test_accuracy"] if run.history else None
+    run.model.train()
+    losses, right, seen = 0.0, 0, 0
+    for number, positions in enumerate(batches):
+        inputs, labels = data.take(positions.numpy())
+        shift = min(inputs.shape[-2:]) // 8 if recipe.shift is None else recipe.shift
+        inputs = augment(inputs, shift, recipe.flip, generator)
+        inputs = inputs.to(device, memory_format=torch.channels_last)
+        step = epoch * len(batches) + number
+        for group in run.optimiser.param_groups:
+            group["lr"] = learning_rate_at(recipe, step, len(batches))
+        loss, hits = _step(run, inputs, labels.to(device))
+        if not np.isfinite(loss):
+            raise TrainingError(
+                f"The loss became {loss} in epoch {epoch + 1}, step {number + 1}: lower the "
+                "learning rate or lengthen the warm-up."
+            )
+        losses, right, seen = losses + loss * len(labels), right + hits, seen + len(labels)
+        if progress is not None:
+            total = recipe.epochs * len(batches)
+            progress(Progress(epoch, recipe.epochs, step + 1, total, losses / seen, tested))
+    return losses / seen, right / seen
+
+
+def _step(run: _Run, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
+    """Take one step; return the mean loss and the number of examples named rightly."""
+    run.optimiser.zero_grad()
+    logits = run.model(inputs)
+    loss = F.cross_entropy(logits, labels)
+    torch.autograd.backward(loss)
+    run.optimiser.step()
+    return float(loss.detach()), int((logits.argmax(1) == labels).sum())
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, data: IndexedData) -> float:
+    """Return the share of examples whose largest logit is their label's."""
+    device = next(model.parameters()).device
+    model.eval()
+    right = 0
+    for inputs, labels in data.batches(_EVALUATION_BATCH):
+        logits = model(inputs.to(device))
+        right += int((logits.argmax(1).cpu() == labels).sum())
+    return right / len(data)
+
+
+@torch.no_grad()
+def _round_to_half(model: nn.Module) -> None:
+    """Round what `save_checkpoint` stores in half precision."""
+    for value in model.state_dict().values():
+        if value.ndim >= 2 and value.is_floating_point():
+            half = value.half()
+            if bool(torch.isfinite(half).all()):
+                value.copy_(half)
+
+
+def _write_state(path: Path, snapshot: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Keep the state after a full epoch."""
+    buffer = io.BytesIO()
+    torch.save({"snapshot": snapshot, "settings": json.dumps(settings)}, buffer)
+    replace_file(path, buffer.getvalue())
+
+
+def _read_state(
+    path: Path | None, settings: dict[str, Any], device: str | torch.device
+) -> dict[str, Any]:
+    """Return the snapshot to go on from."""
+    if path is None or not path.is_file():
+        raise TrainingError(
+            f"There is no unfinished training to resume at {path}: start it anew without --resume."
+        )
+    try:
+        stored = torch.load(path, map_location=device, weights_only=True)
+        found, snapshot = json.loads(stored["settings"]), stored["snapshot"]
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is no complete training state: start anew without --resume."
+        ) from error
+    for key, value in settings.items():
+        old, new = found.get(key), json.loads(json.dumps(value))
+        if old != new:
+            if isinstance(new, dict) and isinstance(old, dict):
+                key = next(name for name in new if old.get(name) != new[name])
+                old, new = old.get(key), new[key]
+            raise TrainingError(
+                f"The unfinished training at {path} has {key} {old}, this one {new}: resume it "
+                "with the same settings, or start anew without --resume."
+            )
+    result: dict[str, Any] = snapshot
+    return result
