@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import io
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +17,13 @@ import torchvision
 from torch import Tensor, nn
 
 from ensemble_view.checkpoints import Checkpoint, Normalisation, save_checkpoint, weights_hash
-from ensemble_view.errors import CheckpointError
 from ensemble_view.labelled_data import IndexedData
 from ensemble_view.models import Architecture, build
 from ensemble_view.recipe import Recipe, TrainingError, augment, epoch_generator, learning_rate_at
-from ensemble_view.weights_file import replace_file
+from ensemble_view.training_state import TrainingState, read_state, resume_path, write_state
+from ensemble_view.weights_file import check_destination
 
-__all__ = ["Progress", "channel_statistics", "resume_path", "train"]
+__all__ = ["Progress", "channel_statistics", "train"]
 
 _EVALUATION_BATCH = 256
 
@@ -50,49 +47,6 @@ class Progress:
     steps: int
     loss: float
     test_accuracy: float | None
-
-
-@dataclass
-class _Run:
-    """What changes while a net is trained, and what a resumed run starts from."""
-
-    model: nn.Module
-    optimiser: torch.optim.SGD
-    history: list[dict[str, float | int | None]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return a copy of everything, as plain values and tensors."""
-        return {
-            "model": copy.deepcopy(self.model.state_dict()),
-            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
-            "history": [dict(entry) for entry in self.history],
-            "seconds": self.seconds,
-        }
-
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go back to a snapshot."""
-        self.model.load_state_dict(snapshot["model"])
-        self.optimiser.load_state_dict(snapshot["optimiser"])
-        self.history = list(snapshot["history"])
-        self.seconds = float(snapshot["seconds"])
-
-
-def resume_path(checkpoint_path: str | Path) -> Path:
-    """Return where the state of an unfinished training is kept.
-
-    Args:
-        checkpoint_path: Where the trained net goes.
-
-    Returns:
-        The same path with `.resume` after it.
-
-    Example:
-        >>> resume_path("net.safetensors").name
-        'net.safetensors.resume'
-    """
-    path = Path(checkpoint_path)
-    return path.with_name(path.name + ".resume")
 
 
 def channel_statistics(data: IndexedData) -> Normalisation:
@@ -166,58 +120,77 @@ def train(
     recipe = recipe or Recipe()
     if isinstance(architecture, str):
         architecture = Architecture.parse(architecture)
-    data_train, data_test, normalisation = _normalised(data_train, data_test)
     shape, classes = _shape_and_classes(data_train, data_test)
+    data_train, data_test, normalisation = _normalised(data_train, data_test)
     settings = _settings(architecture, recipe, data_train, data_test)
-    state_path = None if checkpoint_path is None else resume_path(checkpoint_path)
+    state_path = None
+    if checkpoint_path is not None:
+        check_destination(Path(checkpoint_path))
+        state_path = resume_path(checkpoint_path)
     with _deterministic(recipe.seed):
         model = build(architecture, in_channels=shape[0], classes=classes)
         run = _start(model, recipe, device)
         if resume:
-            run.restore(_read_state(state_path, settings, device))
+            run.restore(read_state(state_path, settings, device))
         interrupted = _loop(run, recipe, data_train, data_test, state_path, settings, progress)
+    checkpoint = _finish(run, architecture, normalisation, data_train, data_test, half)
+    record = {**settings, "interrupted": interrupted, **(checkpoint.training or {})}
+    checkpoint = replace(
+        checkpoint, training=record, path=None if checkpoint_path is None else Path(checkpoint_path)
+    )
+    if checkpoint.path is not None and state_path is not None:
+        save_checkpoint(
+            checkpoint.path,
+            checkpoint.model,
+            architecture=architecture,
+            normalisation=checkpoint.normalisation,
+            data=checkpoint.data,
+            class_names=checkpoint.class_names,
+            input_shape=checkpoint.input_shape,
+            training=record,
+            half=half,
+        )
+        if not interrupted:
+            state_path.unlink(missing_ok=True)
+    return checkpoint
+
+
+def _finish(
+    run: TrainingState,
+    architecture: Architecture,
+    normalisation: Normalisation,
+    train_data: IndexedData,
+    test_data: IndexedData | None,
+    half: bool,
+) -> Checkpoint:
+    """Return the trained net on the CPU, with the record of the run."""
+    device = next(run.model.parameters()).device.type
     model = run.model.cpu().to(memory_format=torch.contiguous_format).eval()
     accuracy = run.history[-1]["test_accuracy"]
     if half:
         _round_to_half(model)
-        accuracy = _accuracy(model, data_test) if data_test is not None else None
+        accuracy = None if test_data is None else _accuracy(model, test_data)
     record = {
-        **settings,
         "epochs_done": len(run.history),
-        "interrupted": interrupted,
         "test_accuracy": accuracy,
         "history": run.history,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "half": half,
         "threads": torch.get_num_threads(),
-        "device": torch.device(device).type,
+        "device": device,
         "versions": _versions(),
         "seconds": round(run.seconds, 1),
     }
-    if checkpoint_path is not None:
-        save_checkpoint(
-            checkpoint_path,
-            model,
-            architecture=architecture,
-            normalisation=normalisation,
-            data=data_train.name,
-            class_names=data_train.class_names,
-            input_shape=shape,
-            training=record,
-            half=half,
-        )
-        if state_path is not None and not interrupted:
-            state_path.unlink(missing_ok=True)
     return Checkpoint(
         model=model,
         architecture=str(architecture),
         normalisation=normalisation,
-        data=data_train.name,
-        class_names=data_train.class_names,
-        input_shape=shape,
+        data=train_data.name,
+        class_names=train_data.class_names,
+        input_shape=tuple(train_data.take([0])[0].shape[1:]),
         training=record,
         weights_hash=weights_hash(model),
-        path=None if checkpoint_path is None else Path(checkpoint_path),
+        path=None,
     )
 
 
@@ -290,7 +263,7 @@ def _deterministic(seed: int) -> Iterator[None]:
         yield
 
 
-def _start(model: nn.Module, recipe: Recipe, device: str | torch.device) -> _Run:
+def _start(model: nn.Module, recipe: Recipe, device: str | torch.device) -> TrainingState:
     """Return a run before its first step."""
     try:
         model = model.to(device).to(memory_format=torch.channels_last)
@@ -305,11 +278,11 @@ def _start(model: nn.Module, recipe: Recipe, device: str | torch.device) -> _Run
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
-    return _Run(model, optimiser)
+    return TrainingState(model, optimiser)
 
 
 def _loop(
-    run: _Run,
+    run: TrainingState,
     recipe: Recipe,
     train_data: IndexedData,
     test_data: IndexedData | None,
@@ -329,7 +302,7 @@ def _loop(
             run.history.append({"epoch": len(run.history), **entry})
             snapshot = run.snapshot()
             if state_path is not None:
-                _write_state(state_path, snapshot, settings)
+                write_state(state_path, snapshot, settings)
     except KeyboardInterrupt:
         if not snapshot["history"]:
             raise
@@ -339,7 +312,7 @@ def _loop(
 
 
 def _epoch(
-    run: _Run,
+    run: TrainingState,
     recipe: Recipe,
     data: IndexedData,
     progress: Callable[[Progress], None] | None,
@@ -375,7 +348,7 @@ def _epoch(
     return losses / seen, right / seen
 
 
-def _step(run: _Run, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
+def _step(run: TrainingState, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
     """Take one step; return the mean loss and the number of examples named rightly."""
     run.optimiser.zero_grad()
     logits = run.model(inputs)
@@ -405,39 +378,3 @@ def _round_to_half(model: nn.Module) -> None:
             half = value.half()
             if bool(torch.isfinite(half).all()):
                 value.copy_(half)
-
-
-def _write_state(path: Path, snapshot: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Keep the state after a full epoch."""
-    buffer = io.BytesIO()
-    torch.save({"snapshot": snapshot, "settings": json.dumps(settings)}, buffer)
-    replace_file(path, buffer.getvalue())
-
-
-def _read_state(
-    path: Path | None, settings: dict[str, Any], device: str | torch.device
-) -> dict[str, Any]:
-    """Return the snapshot to go on from."""
-    if path is None or not path.is_file():
-        raise TrainingError(
-            f"There is no unfinished training to resume at {path}: start it anew without --resume."
-        )
-    try:
-        stored = torch.load(path, map_location=device, weights_only=True)
-        found, snapshot = json.loads(stored["settings"]), stored["snapshot"]
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is no complete training state: start anew without --resume."
-        ) from error
-    for key, value in settings.items():
-        old, new = found.get(key), json.loads(json.dumps(value))
-        if old != new:
-            if isinstance(new, dict) and isinstance(old, dict):
-                key = next(name for name in new if old.get(name) != new[name])
-                old, new = old.get(key), new[key]
-            raise TrainingError(
-                f"The unfinished training at {path} has {key} {old}, this one {new}: resume it "
-                "with the same settings, or start anew without --resume."
-            )
-    result: dict[str, Any] = snapshot
-    return result

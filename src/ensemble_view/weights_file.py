@@ -20,7 +20,14 @@ from torch import Tensor
 
 from ensemble_view.errors import CheckpointError
 
-__all__ = ["MARK", "SUFFIXES", "read_weights_file", "replace_file", "write_weights_file"]
+__all__ = [
+    "MARK",
+    "SUFFIXES",
+    "check_destination",
+    "read_weights_file",
+    "replace_file",
+    "write_weights_file",
+]
 
 MARK = "ensemble_view"
 """The key under which a file of this package keeps everything but the weights."""
@@ -55,9 +62,7 @@ def read_weights_file(path: Path, *, trust_pickle: bool = False) -> Any:
         raise CheckpointError(f"{path} is a folder: name a model file in it.")
     try:
         if path.stat().st_size == 0:
-            raise CheckpointError(
-                f"{path} is empty: expected a model; fetch or save it again."
-            )
+            raise CheckpointError(f"{path} is empty: expected a model; fetch or save it again.")
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         return _read_torch(path, trust_pickle)
@@ -166,6 +171,40 @@ def _globals_of_pickle(stream: io.BytesIO) -> list[str]:
     return names
 
 
+def check_suffix(path: Path) -> None:
+    """Refuse to write a file whose suffix names no format.
+
+    Args:
+        path: Where the weights are to go.
+
+    Raises:
+        CheckpointError: If the suffix is unknown.
+
+    Example:
+        >>> check_suffix(Path("net.pt"))
+    """
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(
+            f"{path} has the suffix {path.suffix!r}: expected one of {', '.join(SUFFIXES)}."
+        )
+
+
+def check_destination(path: Path) -> None:
+    """Refuse a place where no weights can be written, before the work rather than after it.
+
+    Args:
+        path: Where the weights are to go; its folder is made if need be.
+
+    Raises:
+        CheckpointError: If the suffix is unknown, or the place cannot be written.
+    """
+    check_suffix(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: name a file to write.")
+    replace_file(path.with_name(path.name + ".probe"), b"")
+    path.with_name(path.name + ".probe").unlink()
+
+
 def write_weights_file(
     path: Path, weights: Mapping[str, Tensor], description: Mapping[str, object]
 ) -> None:
@@ -179,10 +218,7 @@ def write_weights_file(
     Raises:
         CheckpointError: If the suffix is unknown or the file cannot be written.
     """
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(
-            f"{path} has the suffix {path.suffix!r}: expected one of {', '.join(SUFFIXES)}."
-        )
+    check_suffix(path)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     # Both formats hold JSON values only, so that what one can store the other can.
     text = json.dumps(description, allow_nan=False, sort_keys=True)
