@@ -1,0 +1,195 @@
+"""Run many plans over batches of data, each distinct prefix once.
+
+The plans are sorted into a trie (:mod:`ensemble_view.plan`) and walked depth-first, batches
+outermost; one activation is kept for each node that has children still to be visited. The blocks
+are those of the fused chain (:mod:`ensemble_view.fusion`). Results equal the slow reference
+(:mod:`ensemble_view.hooks`) up to rounding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ensemble_view.chain import Chain, Context
+from ensemble_view.errors import MeasurementError
+from ensemble_view.fusion import FusedChain, fuse
+from ensemble_view.measures import MEASURES, Reference, gather, measure
+from ensemble_view.plan import Action, Cost, Node, Plan, Step, Trie
+
+__all__ = ["Engine", "Measurements", "Progress"]
+
+Progress = Callable[[int], None]
+"""Called with the number of block evaluations times examples done since the last call."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """What was measured of each plan on each example.
+
+    Args:
+        outcomes: For each name in :data:`~ensemble_view.measures.MEASURES` an array
+            (plans, examples).
+        labels: (examples,).
+        block_evaluations: Branches really computed, over all batches.
+        batches: How many batches were completed.
+        seconds: Wall time of the run.
+        interrupted: Whether the user stopped it before the data ended.
+    """
+
+    outcomes: dict[str, npt.NDArray[Any]]
+    labels: npt.NDArray[np.int64]
+    block_evaluations: int
+    batches: int
+    seconds: float
+    interrupted: bool
+
+
+class Engine:
+    """Runs plans on one chain.
+
+    Args:
+        chain: The chain; its weights are taken as they are now.
+        plans: What to run. The first is the reference that the others are measured against, as a
+            rule the full net.
+        device: Where batches are sent; the chain must live there. Default: where its weights are.
+
+    Example:
+        >>> import torch
+        >>> from ensemble_view import Block, Chain, Compose, Delete
+        >>> from ensemble_view.plan import bind
+        >>> blocks = [Block(i, str(i), branch=lambda x, context: x) for i in range(3)]
+        >>> chain = Chain.from_parts(lambda x: x, blocks, lambda x: x)
+        >>> plans = [bind(i, chain.outline) for i in (Compose(), Delete(0), Delete(1, 2))]
+        >>> engine = Engine(chain, plans)
+        >>> {number: logits.item() for number, logits in engine.logits(torch.ones(1, 1))}
+        {0: 8.0, 2: 2.0, 1: 4.0}
+        >>> engine.cost.block_evaluations, engine.block_evaluations
+        (5, 5)
+    """
+
+    def __init__(
+        self, chain: Chain, plans: Sequence[Plan], *, device: torch.device | str | None = None
+    ) -> None:
+        self.plans = tuple(plans)
+        self.block_evaluations = 0
+        self._trie = Trie(self.plans)
+        self._fused: FusedChain = fuse(chain)
+        parameter = next(chain.model.parameters(), None) if chain.model is not None else None
+        self.device = torch.device(device or (parameter.device if parameter is not None else "cpu"))
+
+    @property
+    def cost(self) -> Cost:
+        """What one pass of all plans over a batch costs, known before it runs."""
+        return self._trie.cost
+
+    def logits(self, *args: Any) -> Iterator[tuple[int, Tensor]]:
+        """Run all plans on one batch.
+
+        Args:
+            *args: The model's positional arguments.
+
+        Yields:
+            A plan's position and its output, the first plan's first. Plans that are equal share
+            one tensor.
+        """
+        with torch.inference_mode():
+            placed = [self._placed(value) for value in args]
+            x, context = self._fused.stem(*placed)
+            # Depth-first: the last node pushed is the next to run.
+            waiting: list[tuple[Node, Tensor]] = [(self._trie.root, x)]
+            del x, placed
+            while waiting:
+                node, activation = waiting.pop()
+                if node.step is not None:
+                    activation = self._execute(node.step, activation, context)
+                if node.plans:
+                    output = self._fused.head(activation, context)
+                    for number in node.plans:
+                        yield number, output
+                waiting.extend((child, activation) for child in reversed(node.children))
+
+    def _placed(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            value = value.to(self.device, non_blocking=True)
+        return self._fused.layout(value)
+
+    def _execute(self, step: Step, activation: Tensor, context: Context) -> Tensor:
+        if step.action is Action.LINK:
+            return self._fused.links[step.index](activation, context)
+        block = self._fused.blocks[step.index]
+        if step.action is Action.DELETE:
+            return block.deleted(activation, context)
+        self.block_evaluations += 1
+        return block.kept(activation, context)
+
+    def measure(
+        self, batches: Iterable[tuple[Any, Tensor]], progress: Progress | None = None
+    ) -> Measurements:
+        """Run all plans over data and measure every example.
+
+        Args:
+            batches: Pairs of inputs and labels; several inputs come as a tuple.
+            progress: Told of the block evaluations done, times examples.
+
+        Returns:
+            The measurements of all completed batches; if the user interrupts, of those before.
+
+        Raises:
+            MeasurementError: If there is no batch, or logits cannot be measured.
+            KeyboardInterrupt: If the user interrupts before the first batch is complete.
+        """
+        started = time.perf_counter()
+        before = self.block_evaluations
+        collected: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in MEASURES}
+        labels: list[npt.NDArray[np.int64]] = []
+        interrupted = False
+        try:
+            for inputs, targets in batches:
+                arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+                measured = self._measure_batch(arguments, targets, progress)
+                for name, values in measured.items():
+                    collected[name].append(values)
+                labels.append(targets.cpu().numpy().astype(np.int64))
+        except KeyboardInterrupt:
+            if not labels:
+                raise
+            interrupted = True
+        if not labels:
+            raise MeasurementError(
+                "The data hold no example; there is nothing to measure. Check the data set and "
+                "its split."
+            )
+        count = min(len(labels), *(len(parts) for parts in collected.values()))
+        return Measurements(
+            outcomes={
+                name: np.concatenate(parts[:count], axis=1) for name, parts in collected.items()
+            },
+            labels=np.concatenate(labels[:count]),
+            block_evaluations=self.block_evaluations - before,
+            batches=count,
+            seconds=time.perf_counter() - started,
+            interrupted=interrupted,
+        )
+
+    def _measure_batch(
+        self, arguments: tuple[Any, ...], targets: Tensor, progress: Progress | None
+    ) -> dict[str, npt.NDArray[Any]]:
+        reference: Reference | None = None
+        rows: list[Tensor | None] = [None] * len(self.plans)
+        done = self.block_evaluations
+        for number, logits in self.logits(*arguments):
+            if reference is None:
+                reference = Reference.of(logits, targets.to(logits.device))
+            rows[number] = measure(logits, reference)
+            if progress is not None:
+                progress((self.block_evaluations - done) * len(targets))
+                done = self.block_evaluations
+        return gather(torch.stack([row for row in rows if row is not None]), self.plans)

@@ -1,0 +1,257 @@
+"""Make a chain fast without changing what it computes: the engine's working copy.
+
+Each block becomes one function for the kept and one for the deleted block. In their graphs,
+BatchNorm in evaluation mode is folded into the convolution before it (w' = w γ/√(σ²+ε), b' = β +
+(b - μ) γ/√(σ²+ε); computed in float64), elementwise operations overwrite intermediate values that
+nothing else reads, an addition and the ReLU after it are one operation, and convolution weights
+lie channels-last. The model's own tensors are never written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from ensemble_view.chain import Block, Chain, Context, Part, identity
+
+__all__ = ["FusedBlock", "FusedChain", "fuse"]
+
+aten = torch.ops.aten
+
+_CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
+# Operations whose result is a tensor of its own, so that it may be overwritten once it is read.
+_FRESH = {
+    *_CONVOLUTIONS,
+    aten.batch_norm.default,
+    aten.add.Tensor,
+    aten.mul.Tensor,
+    aten.relu.default,
+    aten.relu_.default,
+    aten.add_.Tensor,
+    aten.linear.default,
+}
+_IN_PLACE: dict[Any, Any] = {
+    aten.relu.default: aten.relu_.default,
+    aten.silu.default: aten.silu_.default,
+    aten.hardswish.default: aten.hardswish_.default,
+    aten.add.Tensor: aten.add_.Tensor,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FusedBlock:
+    """A block as the engine runs it.
+
+    Args:
+        kept: The whole block.
+        deleted: What is left without the branch.
+    """
+
+    kept: Part
+    deleted: Part
+
+
+@dataclass(frozen=True, eq=False)
+class FusedChain:
+    """A chain as the engine runs it; a snapshot of the model's weights.
+
+    Args:
+        stem: From the model's arguments to the trunk and the context.
+        blocks: By index.
+        links: By position.
+        head: To the model's output.
+        channels_last: Whether images should come in that layout.
+    """
+
+    stem: Callable[..., tuple[Tensor, Context]]
+    blocks: tuple[FusedBlock, ...]
+    links: Mapping[int, Part]
+    head: Part
+    channels_last: bool
+
+    def layout(self, value: Any) -> Any:
+        """Bring a batch of images into the layout that the convolutions are fastest with.
+
+        Args:
+            value: An argument of the model.
+
+        Returns:
+            The same values; anything but a batch of images is returned as it is.
+        """
+        if self.channels_last and isinstance(value, Tensor) and value.ndim == 4:
+            return value.contiguous(memory_format=torch.channels_last)
+        return value
+
+
+def fuse(chain: Chain) -> FusedChain:
+    """Build the engine's working copy of a chain.
+
+    Args:
+        chain: Any chain; parts that are no graph modules are run as they are.
+
+    Returns:
+        The fused chain, equal to the chain up to rounding.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from ensemble_view import unravel
+        >>> images = torch.randn(2, 3, 64, 64)
+        >>> chain = unravel(torchvision.models.resnet18().eval(), images)
+        >>> fused = fuse(chain)
+        >>> x, context = chain.stem(images)
+        >>> bool(torch.allclose(fused.blocks[0].kept(x, context), chain.blocks[0](x), atol=1e-5))
+        True
+    """
+    stem = chain.stem
+    part = getattr(stem, "part", None)
+    if isinstance(part, fx.GraphModule):
+        stem = cast("Any", stem).with_part(_optimised(part))
+    parts = [stem, chain.head, *chain.links.values()]
+    parts += [p for b in chain.blocks for p in (b.before, b.shortcut, b.branch, b.after)]
+    return FusedChain(
+        stem=stem,
+        blocks=tuple(_fuse_block(block) for block in chain.blocks),
+        links={position: _fuse_part(link) for position, link in chain.links.items()},
+        head=_fuse_part(chain.head),
+        channels_last=any(
+            node.target is aten.conv2d.default
+            for piece in parts
+            for node in getattr(getattr(piece, "part", piece), "graph", fx.Graph()).nodes
+        ),
+    )
+
+
+def _fuse_part(part: Part) -> Part:
+    return cast("Part", _optimised(part)) if isinstance(part, fx.GraphModule) else part
+
+
+def _fuse_block(block: Block) -> FusedBlock:
+    parts = (block.before, block.shortcut, block.branch, block.after)
+    if not all(isinstance(part, fx.GraphModule) or part is identity for part in parts):
+        return FusedBlock(block.__call__, block.deleted)
+    deleted = _whole(block, keep=False) if block.is_residual else block.deleted
+    return FusedBlock(_whole(block, keep=True), deleted)
+
+
+def _whole(block: Block, *, keep: bool) -> Part:
+    """One graph for all of a block's parts."""
+    graph = fx.Graph()
+    x, context = graph.placeholder("x"), graph.placeholder("context")
+    tensors: dict[str, Any] = {}
+
+    def inline(part: Part, value: fx.Node) -> fx.Node:
+        if not isinstance(part, fx.GraphModule):
+            return value
+        copies: dict[Any, fx.Node] = dict(
+            zip(part.graph.find_nodes(op="placeholder"), (value, context), strict=True)
+        )
+        for node in part.graph.nodes:
+            if node.op == "output":
+                return copies[node.args[0]]
+            if node.op == "get_attr":
+                name = f"tensor{len(tensors)}"
+                tensors[name] = getattr(part, str(node.target))
+                copies[node] = graph.get_attr(name)
+            elif node.op != "placeholder":
+                copies[node] = graph.node_copy(node, lambda old: copies[old])
+        raise AssertionError("a graph without output")
+
+    shared = inline(block.before, x)
+    if not block.is_residual:
+        total = inline(block.branch, shared)
+    elif keep:
+        # The branch first, so that the sum can be written over its value.
+        branch = inline(block.branch, shared)
+        shortcut = inline(block.shortcut, shared)
+        total = graph.call_function(aten.add.Tensor, (branch, shortcut))
+    else:
+        total = inline(block.shortcut, shared)
+    output = inline(block.after, total)
+    if output is x:
+        return identity
+    graph.output(output)
+    return cast("Part", _optimised(fx.GraphModule(tensors, graph)))
+
+
+def _optimised(part: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a part with normalisation folded and intermediate values overwritten."""
+    tensors: dict[str, Any] = {}
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(part.graph, {}))
+    for node in graph.find_nodes(op="get_attr"):
+        tensors[str(node.target)] = getattr(part, str(node.target)).detach()
+    for node in list(graph.nodes):
+        if node.target is aten.batch_norm.default:
+            _fold_batch_norm(graph, node, tensors)
+    graph.eliminate_dead_code()
+    for node in graph.nodes:
+        if node.target in _CONVOLUTIONS:
+            name = str(cast("fx.Node", node.args[1]).target)
+            if tensors[name].ndim == 4:
+                tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
+        elif node.target in _IN_PLACE:
+            _overwrite(node)
+    if all(tensor.device.type == "cpu" for tensor in tensors.values()):
+        _merge_addition_and_relu(graph)
+    return fx.GraphModule(tensors, graph)
+
+
+def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, tensors: dict[str, Any]) -> None:
+    convolution, gamma, beta, mean, variance, training, _, epsilon, *_ = norm.args
+    if not isinstance(convolution, fx.Node) or convolution.target not in _CONVOLUTIONS:
+        return
+    image, weight, *rest = convolution.args
+    bias = rest[0] if rest else None
+    values = (weight, bias, gamma, beta, mean, variance)
+    known = all(value is None or getattr(value, "op", "") == "get_attr" for value in values)
+    if training or not known or len(convolution.users) > 1 or mean is None:
+        return
+
+    def tensor(value: Any, default: float) -> Tensor:
+        if value is None:
+            return torch.full_like(tensors[str(cast("fx.Node", mean).target)].double(), default)
+        return cast("Tensor", tensors[str(value.target)]).double()
+
+    kernel = cast("Tensor", tensors[str(cast("fx.Node", weight).target)])
+    scale = tensor(gamma, 1.0) / torch.sqrt(tensor(variance, 1.0) + cast("float", epsilon))
+    folded_bias = tensor(beta, 0.0) + (tensor(bias, 0.0) - tensor(mean, 0.0)) * scale
+    folded = kernel.double() * scale.reshape(-1, *[1] * (kernel.ndim - 1))
+    names = (f"folded{len(tensors)}", f"folded{len(tensors) + 1}")
+    tensors[names[0]], tensors[names[1]] = folded.to(kernel), folded_bias.to(kernel)
+    with graph.inserting_before(convolution):
+        new_weight, new_bias = (graph.get_attr(name) for name in names)
+    convolution.args = (image, new_weight, new_bias, *rest[1:])
+    norm.replace_all_uses_with(convolution)
+    graph.erase_node(norm)
+
+
+def _overwrite(node: fx.Node) -> None:
+    """Let an elementwise operation write over an operand that nothing else reads."""
+    operands = node.args[:2] if node.target is aten.add.Tensor else node.args[:1]
+    for position, operand in enumerate(operands):
+        if not isinstance(operand, fx.Node) or operand.target not in _FRESH:
+            continue
+        other = operands[1 - position] if len(operands) == 2 else None
+        if len(operand.users) > 1 or other is operand:
+            continue
+        if other is not None:
+            node.args = (operand, other, *node.args[2:])
+        node.target = _IN_PLACE[node.target]
+        return
+
+
+def _merge_addition_and_relu(graph: fx.Graph) -> None:
+    """Read the sum once instead of twice, where the CPU has one operation for both."""
+    merged = getattr(getattr(aten, "_add_relu_", None), "Tensor", None)
+    for relu in list(graph.nodes):
+        total = relu.args[0] if relu.target is aten.relu_.default else None
+        if merged is None or not isinstance(total, fx.Node) or len(total.users) > 1:
+            continue
+        if total.target is aten.add_.Tensor:
+            total.target = merged
+            relu.replace_all_uses_with(total)
+            graph.erase_node(relu)
