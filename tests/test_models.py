@@ -91,7 +91,11 @@ def resnet_v2_by_hand(w: Weights, x: Tensor, n: int, option: str) -> Tensor:
             h = norm(w, f"{at}.bn2", h).clamp(min=0)
             h = F.conv2d(h, w[f"{at}.conv2.weight"], padding=1)
             if stride == 2:
-                x = zero_pad(u) if option == "A" else F.conv2d(u, w[f"{at}.shortcut.weight"], None, 2)
+                x = (
+                    zero_pad(u)
+                    if option == "A"
+                    else F.conv2d(u, w[f"{at}.shortcut.weight"], None, 2)
+                )
             x = x + h
     x = norm(w, "bn", x).clamp(min=0)
     return x.mean((2, 3)) @ w["linear.weight"].T + w["linear.bias"]

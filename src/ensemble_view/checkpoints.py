@@ -326,27 +326,17 @@ def _build(
 ) -> tuple[nn.Module, str]:
     """Return the net with these weights in it, and the name of its architecture."""
     inferred = infer(weights)
-    stored = described.get("architecture")
-    architecture: str | Architecture
-    if asked is not None:
-        architecture = asked
-    elif isinstance(stored, str):
-        # Only the user may name Python code to run, never the file.
-        raise CheckpointError(
-            f"{path} was saved from the factory {stored}: name it with --arch to run that code."
-        )
-    elif stored is not None:
-        architecture = Architecture.from_json(stored)
-    elif inferred is not None:
-        architecture = inferred.architecture
-    else:
-        some = ", ".join(list(weights)[:4])
-        raise CheckpointError(
-            f"The architecture of {path} cannot be told from its {len(weights)} weights ({some}, "
-            "...): name it with --arch, for example torchvision:resnet50, cifar:resnet56 or "
-            "path/to/file.py:factory."
-        )
     try:
+        architecture = asked or _stored_architecture(described.get("architecture"), path)
+        if architecture is None and inferred is not None:
+            architecture = inferred.architecture
+        if architecture is None:
+            some = ", ".join(list(weights)[:4])
+            raise CheckpointError(
+                f"The architecture of {path} cannot be told from its {len(weights)} weights "
+                f"({some}, ...): name it with --arch, for example torchvision:resnet50, "
+                "cifar:resnet56 or path/to/file.py:factory."
+            )
         model, name = build_for_weights(architecture, weights, inferred)
     except ArchitectureError as error:
         raise CheckpointError(f"{path}: {error}") from error
@@ -354,6 +344,18 @@ def _build(
         weights = inferred.renamed(weights)
     _fill(model, weights, name, path)
     return model, name
+
+
+def _stored_architecture(stored: object, path: Path) -> Architecture | None:
+    """Return the architecture that a file states, if it states one."""
+    if stored is None:
+        return None
+    if isinstance(stored, str) and is_factory(stored):
+        # Only the user may name Python code to run, never the file.
+        raise CheckpointError(
+            f"{path} was saved from the factory {stored}: name it with --arch to run that code."
+        )
+    return Architecture.from_json(stored)
 
 
 def _fill(model: nn.Module, weights: dict[str, Tensor], name: str, path: Path) -> None:

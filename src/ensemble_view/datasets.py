@@ -283,7 +283,9 @@ def _members(parts: npt.NDArray[Any], split: str, path: Path, count: int) -> npt
 def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Return all arrays of an .npz file; never unpickles."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # np.load leaves a file open that it opened itself and could not read.
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
             if isinstance(stored, np.lib.npyio.NpzFile):
                 return {key: stored[key] for key in stored.files}
             found = "a single array"
@@ -294,9 +296,6 @@ def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
             found = "pickled Python objects, which could run code and are not read,"
         else:
             found = "no complete .npz file"
-    except AttributeError:
-        # A lone .npy array is no context manager.
-        found = "a single array"
     raise DataError(
         f"{path} holds {found}: expected an .npz file of plain arrays `images` and `labels`, "
         "as numpy.savez writes it."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -219,7 +220,11 @@ def write_weights_file(
         CheckpointError: If the suffix is unknown or the file cannot be written.
     """
     check_suffix(path)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    # Copies, because a .safetensors file has no way to say that two names share one tensor.
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in weights.items()
+    }
     # Both formats hold JSON values only, so that what one can store the other can.
     text = json.dumps(description, allow_nan=False, sort_keys=True)
     if path.suffix == ".safetensors":
@@ -248,7 +253,8 @@ def replace_file(path: Path, content: bytes) -> None:
         part.write_bytes(content)
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror or error}): choose another place."
         ) from error

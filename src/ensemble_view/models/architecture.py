@@ -92,7 +92,7 @@ class Architecture:
         return cls(match["name"], options, match["family"] or "cifar")
 
     @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> Architecture:
+    def from_json(cls, values: object) -> Architecture:
         """Return the architecture that `to_json` described.
 
         Args:
@@ -104,11 +104,12 @@ class Architecture:
         Raises:
             ArchitectureError: If an entry is missing or of another kind.
         """
-        name, options = values.get("name"), values.get("options", {})
-        family = values.get("family", "cifar")
+        stored = values if isinstance(values, Mapping) else {}
+        name, options = stored.get("name"), stored.get("options", {})
+        family = stored.get("family", "cifar")
         if not (isinstance(name, str) and isinstance(family, str) and isinstance(options, Mapping)):
             raise ArchitectureError(
-                f"An architecture is stored as name, options and family, found {dict(values)!r}."
+                f"An architecture is stored as name, options and family, found {values!r}."
             )
         return cls(name, dict(options), family)
 

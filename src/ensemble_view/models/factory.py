@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torchvision
@@ -67,14 +68,12 @@ def build_for_weights(
     classes = _classes(weights) if inferred is None else inferred.classes
     if architecture.family == "torchvision":
         return _torchvision(architecture, classes), str(architecture)
-    options = dict(architecture.options)
     if inferred is not None and inferred.architecture.name == architecture.name:
-        options = {**inferred.architecture.options, **options}
-    named = Architecture(architecture.name, options, architecture.family)
-    options.setdefault("in_channels", (inferred and inferred.in_channels) or 3)
-    options.setdefault("classes", classes or 10)
-    net = build(Architecture(architecture.name, options, architecture.family))
-    return net, str(named)
+        options = {**inferred.architecture.options, **architecture.options}
+        architecture = replace(architecture, options=options)
+    found = {"in_channels": inferred.in_channels if inferred else None, "classes": classes}
+    told = {k: v for k, v in found.items() if v is not None and k not in architecture.options}
+    return build(architecture, **told), str(architecture)
 
 
 def _classes(weights: Mapping[str, Tensor]) -> int | None:
@@ -96,7 +95,7 @@ def _torchvision(architecture: Architecture, classes: int | None) -> nn.Module:
         options.setdefault("num_classes", classes)
     try:
         net: nn.Module = torchvision.models.get_model(architecture.name, weights=None, **options)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         raise ArchitectureError(f"torchvision cannot build {architecture}: {error}.") from error
     return net
 
