@@ -218,9 +218,14 @@ def _shape_and_classes(
         )
     if len(train_data) < 2:
         raise TrainingError("There is one training example: expected at least 2.")
+    shape = tuple(inputs.shape[1:])
+    if test_data is not None and (other := tuple(test_data.take([0])[0].shape[1:])) != shape:
+        raise TrainingError(
+            f"The test images have shape {other}, the training images {shape}: expected the same."
+        )
     sets = [train_data] if test_data is None else [train_data, test_data]
     most = max(int(data.labels.max()) for data in sets) + 1
-    return tuple(inputs.shape[1:]), max(most, len(train_data.class_names or ()))
+    return shape, max(most, len(train_data.class_names or ()))
 
 
 def _settings(
