@@ -3,8 +3,9 @@
 Each block becomes one function for the kept and one for the deleted block. In their graphs,
 BatchNorm in evaluation mode is folded into the convolution before it (w' = w γ/√(σ²+ε), b' = β +
 (b - μ) γ/√(σ²+ε); computed in float64), elementwise operations overwrite intermediate values that
-nothing else reads, an addition and the ReLU after it are one operation, and convolution weights
-lie channels-last. The model's own tensors are never written to.
+nothing else reads, and convolution weights lie channels-last. (One operation for an addition and
+the ReLU after it would save next to nothing, and torch's makes 0 of NaN.) The model's own tensors
+are never written to.
 """
 
 from __future__ import annotations
@@ -168,6 +169,7 @@ def _whole(block: Block, *, keep: bool) -> Part:
         branch = inline(block.branch, shared)
         shortcut = inline(block.shortcut, shared)
         total = graph.call_function(aten.add.Tensor, (branch, shortcut))
+        total.meta = dict(branch.meta)
     else:
         total = inline(block.shortcut, shared)
     output = inline(block.after, total)
@@ -195,8 +197,6 @@ def _optimised(part: fx.GraphModule) -> fx.GraphModule:
                 tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
         elif node.target in _IN_PLACE:
             _overwrite(node)
-    if all(tensor.device.type == "cpu" for tensor in tensors.values()):
-        _merge_addition_and_relu(graph)
     return fx.GraphModule(tensors, graph)
 
 
@@ -232,11 +232,12 @@ def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, tensors: dict[str, Any]) ->
 def _overwrite(node: fx.Node) -> None:
     """Let an elementwise operation write over an operand that nothing else reads."""
     operands = node.args[:2] if node.target is aten.add.Tensor else node.args[:1]
-    for position, operand in enumerate(operands):
+    # A second operand that is scaled (alpha) cannot change places with the first.
+    for position, operand in enumerate(operands if not node.kwargs else operands[:1]):
         if not isinstance(operand, fx.Node) or operand.target not in _FRESH:
             continue
         other = operands[1 - position] if len(operands) == 2 else None
-        if len(operand.users) > 1 or other is operand:
+        if len(operand.users) > 1 or other is operand or not _has_room(operand, node):
             continue
         if other is not None:
             node.args = (operand, other, *node.args[2:])
@@ -244,14 +245,11 @@ def _overwrite(node: fx.Node) -> None:
         return
 
 
-def _merge_addition_and_relu(graph: fx.Graph) -> None:
-    """Read the sum once instead of twice, where the CPU has one operation for both."""
-    merged = getattr(getattr(aten, "_add_relu_", None), "Tensor", None)
-    for relu in list(graph.nodes):
-        total = relu.args[0] if relu.target is aten.relu_.default else None
-        if merged is None or not isinstance(total, fx.Node) or len(total.users) > 1:
-            continue
-        if total.target is aten.add_.Tensor:
-            total.target = merged
-            relu.replace_all_uses_with(total)
-            graph.erase_node(relu)
+def _has_room(operand: fx.Node, node: fx.Node) -> bool:
+    """Whether a node's value fits into an operand's memory: a broadcast sum may be larger."""
+    there, here = operand.meta.get("val"), node.meta.get("val")
+    return (
+        isinstance(there, Tensor)
+        and isinstance(here, Tensor)
+        and (there.shape, there.dtype) == (here.shape, here.dtype)
+    )

@@ -96,6 +96,7 @@ class _Cutter:
         total = copies[targets[0]]
         for target in targets[1:]:
             total = graph.call_function(torch.ops.aten.add.Tensor, (total, copies[target]))
+            total.meta = dict(target.meta)
         graph.output(total)
         return cast("Part", _module(tensors, graph))
 
