@@ -22,11 +22,13 @@ from ensemble_view.discovery import Provenance, unravel_arguments
 from ensemble_view.errors import InterventionError
 from ensemble_view.interventions import Compose, Intervention
 from ensemble_view.plan import Plan, bind
-from ensemble_view.sites import ModuleCall, Site, SiteMode
+from ensemble_view.sites import ModuleCall, Site, SiteMode, modes_on
 
 __all__ = ["edited", "edited_by_plan"]
 
 _Key: TypeAlias = tuple[ModuleCall, str, int]
+
+_OPERANDS: dict[str, Any] = {"input": 0, "self": 0, "other": 1}
 
 
 @contextmanager
@@ -98,17 +100,30 @@ def edited_by_plan(chain: Chain, plan: Plan) -> Iterator[SiteMode]:
             "edit; run its plans through the engine instead."
         )
     moved = [index for position, index in enumerate(plan.order) if position != index]
+    outer = [mode for mode in modes_on(model) if isinstance(mode, _Edit)]
+    if outer and (moved or any(mode.moves for mode in outer)):
+        raise InterventionError(
+            "The model is being edited already, and one of the two edits moves blocks, so it is "
+            "not clear which block is meant; give all interventions to one edited(...), in order."
+        )
     natively = all(provenance.blocks[index].additions for index in plan.deleted) and all(
         provenance.blocks[index].module for index in moved
     )
     with ExitStack() as stack:
         if natively:
-            mode = SiteMode(model, _delete_at_additions(provenance, plan))
+            mode = _Edit(model, _delete_at_additions(provenance, plan))
             stack.enter_context(_modules_moved(model, provenance, plan))
         else:
             replacement = _Replacement(chain, provenance, plan)
-            mode = SiteMode(model, replacement.visit, replacement.begin)
+            mode = _Edit(model, replacement.visit, replacement.begin)
+        mode.moves = bool(moved)
         yield stack.enter_context(mode)
+
+
+class _Edit(SiteMode):
+    """The mode of one edit."""
+
+    moves = False
 
 
 def _key(site: Site) -> _Key:
@@ -119,14 +134,10 @@ def _stand_in(
     value: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Tensor:
     """Give a value the place of a call's result, also where the call writes into its argument."""
-    name = getattr(function, "__name__", "")
-    if name.startswith("__i") or (name.endswith("_") and not name.endswith("__")):
+    if _writes_into_first(function) or kwargs.get("inplace") is True:
         target: Tensor = args[0] if args else kwargs["input"]
-        return target if target is value else target.copy_(value)
-    if isinstance(kwargs.get("inplace"), bool) and kwargs["inplace"]:
-        return args[0].copy_(value)  # type: ignore[no-any-return]
-    # Never the shortcut's own tensor: what follows may write into it.
-    return value.clone()
+        return target.copy_(value)
+    return value
 
 
 def _delete_at_additions(
@@ -144,9 +155,41 @@ def _delete_at_additions(
         operand = operands.get(_key(site))
         if operand is None:
             return function(*args, **kwargs)
-        return _stand_in((*args, *kwargs.values())[operand], function, args, kwargs)
+        return _add_nothing(operand, function, args, kwargs)
 
     return visit
+
+
+def _add_nothing(
+    shortcut: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Make the very same call with zeros for the branch, so that an edit further out sees it too.
+
+    Args:
+        shortcut: Which operand is to be left, 0 or 1.
+        function: Some form of the addition.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        What the call returns.
+    """
+    operands = dict(enumerate(args)) | {_OPERANDS.get(name, name): v for name, v in kwargs.items()}
+    branch = operands[1 - shortcut]
+    if shortcut == 1 and _writes_into_first(function):
+        # The sum's place in memory is the branch's value itself.
+        with torch._C.DisableTorchFunction():
+            branch.zero_()
+        return function(*args, **kwargs)
+    nothing = torch.zeros_like(branch)
+    args = tuple(nothing if value is branch else value for value in args)
+    kwargs = {name: nothing if value is branch else value for name, value in kwargs.items()}
+    return function(*args, **kwargs)
+
+
+def _writes_into_first(function: Callable[..., Any]) -> bool:
+    name = getattr(function, "__name__", "")
+    return name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
 
 
 @contextmanager
@@ -217,13 +260,15 @@ class _Replacement:
         """Run a function; replace what it makes if a block ends here, keep it if one begins."""
         output = function(*args, **kwargs)
         key = _key(site)
-        if key in self._exits:
-            position = self._exits[key]
-            block = self._chain.blocks[self._plan.order[position]]
-            compute = block.deleted if block.index in self._plan.deleted else block
-            value = compute(self._captured.pop(position), self._context)
-            output = _stand_in(value, function, args, kwargs)
-        for position in self._entries.get(key, ()):
-            # A copy: the model's code may write into the value later.
-            self._captured[position] = torch.clone(output)
+        # What is done here is not the model's own doing: an edit further out must not count it.
+        with torch._C.DisableTorchFunction():
+            if key in self._exits:
+                position = self._exits[key]
+                block = self._chain.blocks[self._plan.order[position]]
+                compute = block.deleted if block.index in self._plan.deleted else block
+                value = compute(self._captured.pop(position), self._context)
+                output = _stand_in(value, function, args, kwargs)
+            for position in self._entries.get(key, ()):
+                # A copy: the model's code may write into the value later.
+                self._captured[position] = torch.clone(output)
         return output

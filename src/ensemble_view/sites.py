@@ -20,10 +20,10 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["ModuleCall", "Site", "SiteMode"]
+__all__ = ["ModuleCall", "Site", "SiteMode", "modes_on"]
 
 ModuleCall: TypeAlias = tuple[str, int]
 """A module's path and which call of it this is, counted from 0 within one call of the model."""
@@ -186,3 +186,22 @@ class SiteMode(TorchFunctionMode):
         ordinal = self._functions[key]
         self._functions[key] += 1
         return self._visit(Site(tuple(self._stack), name, ordinal), function, args, kwargs)
+
+
+def modes_on(model: nn.Module) -> list[SiteMode]:
+    """List the modes that follow a model's calls at this moment.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        The modes, the outermost first.
+
+    Example:
+        >>> model = torch.nn.ReLU()
+        >>> with SiteMode(model, lambda site, function, args, kwargs: None) as mode:
+        ...     modes_on(model) == [mode]
+        True
+    """
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return [mode for mode in modes if isinstance(mode, SiteMode) and mode.model is model]

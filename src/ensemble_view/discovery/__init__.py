@@ -23,12 +23,13 @@ from ensemble_view.discovery.capture import (
     Example,
     as_arguments,
     capture,
-    evaluating,
 )
 from ensemble_view.discovery.cutting import cut
 from ensemble_view.discovery.dataflow import Flow, flow_from
+from ensemble_view.discovery.evaluation import evaluating
 from ensemble_view.discovery.provenance import Provenance, trace_provenance
 from ensemble_view.errors import DiscoveryError
+from ensemble_view.sites import modes_on
 
 __all__ = ["Example", "Provenance", "unravel", "unravel_arguments"]
 
@@ -94,6 +95,11 @@ def unravel_arguments(
     Raises:
         DiscoveryError: As for :func:`unravel`.
     """
+    if modes_on(model):
+        raise DiscoveryError(
+            f"{type(model).__name__} is being edited, so it is not itself; unravel it before the "
+            "with, and give the chain to edited(...)."
+        )
     with torch.inference_mode(False):
         arguments = _copied(arguments)
         return _unravel(model, arguments, plain=plain, output=output)
@@ -197,26 +203,33 @@ def _describe(arguments: Arguments) -> str:
 
 
 def _check_deterministic(model: nn.Module, arguments: Arguments) -> None:
-    with evaluating(model), torch.no_grad():
+    name = type(model).__name__
+    with evaluating(model) as buffers, torch.no_grad():
         try:
             runs = [pytree.tree_leaves(_run(model, arguments)) for _ in range(2)]
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DiscoveryError(
-                f"{type(model).__name__} does not run on the example ({_describe(arguments)}): "
-                f"{reason}. Pass an example of the size and channels that the model was made for."
+                f"{name} does not run on the example ({_describe(arguments)}): {reason}. Pass an "
+                "example of the size and channels that the model was made for."
             ) from error
+        changed = buffers.changed()
     for first, second in zip(*runs, strict=True):
         if isinstance(first, Tensor) and not torch.equal(first, second):
             if bool(torch.isnan(first).any()) and bool(torch.isnan(second).any()):
                 raise DiscoveryError(
-                    f"{type(model).__name__} returns values that are not finite on the example; "
-                    "check its weights and the normalisation of the input."
+                    f"{name} returns values that are not finite on the example; check its weights "
+                    "and the normalisation of the input."
                 )
             raise DiscoveryError(
-                f"{type(model).__name__} gives two different outputs for one input in evaluation "
-                "mode; a lesion's effect could not be told from that noise. Make it deterministic."
+                f"{name} gives two different outputs for one input in evaluation mode; a lesion's "
+                "effect could not be told from that noise. Make it deterministic."
             )
+    if changed:
+        raise DiscoveryError(
+            f"{name} changes its buffers in evaluation mode ({', '.join(changed[:3])}), so that "
+            "what it computes depends on what it computed before; freeze them before the analysis."
+        )
 
 
 def _prove(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -21,6 +20,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
+from ensemble_view.discovery.evaluation import evaluating
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.sites import Site, SiteMode
 
@@ -30,7 +30,6 @@ __all__ = [
     "Example",
     "as_arguments",
     "capture",
-    "evaluating",
     "is_tensor",
     "site_of",
 ]
@@ -86,51 +85,25 @@ def as_arguments(example: Example) -> Arguments:
         >>> as_arguments({"scale": torch.ones(2)})
         ((), {'scale': tensor([1., 1.])})
     """
+    arguments: Arguments
     if isinstance(example, Tensor):
-        return (example,), {}
-    if isinstance(example, tuple | list):
-        arguments: Arguments = (tuple(example), {})
+        arguments = (example,), {}
+    elif isinstance(example, tuple | list):
+        arguments = tuple(example), {}
     elif isinstance(example, Mapping):
-        arguments = ((), dict(example))
+        arguments = (), dict(example)
     else:
         raise DiscoveryError(
             f"The example is a {type(example).__name__}; pass a tensor, a tuple of arguments or a "
             "dictionary of keyword arguments, just as the model is called."
         )
-    if not any(isinstance(leaf, Tensor) and leaf.ndim for leaf in pytree.tree_leaves(arguments)):
+    tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    if not any(tensor.ndim and tensor.shape[0] for tensor in tensors):
         raise DiscoveryError(
-            "The example holds no tensor with a batch dimension; pass what the model is called "
-            "with, for example torch.randn(2, 3, 32, 32)."
+            "The example holds no tensor with a batch of at least one; pass what the model is "
+            "called with, for example torch.randn(2, 3, 32, 32)."
         )
     return arguments
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode, and back into the mode it was in afterwards.
-
-    Args:
-        model: Any module.
-
-    Yields:
-        Nothing.
-
-    Example:
-        >>> layer = nn.Dropout().train()
-        >>> with evaluating(layer):
-        ...     layer.training
-        False
-        >>> layer.training
-        True
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def is_tensor(node: fx.Node) -> bool:
