@@ -1,0 +1,174 @@
+"""The values that a lesion result is made of: lesions, outcomes per example, cost, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble_view.errors import MeasurementError
+from ensemble_view.result_files import plain
+
+__all__ = ["Baseline", "Cost", "Lesion", "NotDeletable", "Outcomes", "Provenance"]
+
+_OF_EXAMPLES = ("baseline_correct", "baseline_loss", "labels")
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """What one lesion deletes.
+
+    Attributes:
+        label: the block indices in the words of the command line, ``"3"`` or ``"3,7-9"``.
+        names: the module path of each deleted block.
+        blocks: the index of each deleted block, counted from 0.
+        changes_shape: whether any deleted block changes the shape (downsampling).
+        shortcut_kind: ``"identity"``, ``"projection"``, ``"zero-pad"``, ``"none"``, or ``"mixed"``
+            where the deleted blocks differ.
+    """
+
+    label: str
+    names: tuple[str, ...]
+    blocks: tuple[int, ...]
+    changes_shape: bool
+    shortcut_kind: str
+
+
+@dataclass(frozen=True)
+class NotDeletable:
+    """A block of the chain that cannot be deleted, and why.
+
+    Attributes:
+        index: its index, counted from 0 together with the deletable blocks.
+        name: its module path.
+        reason: a phrase such as ``"changes the shape and has no shortcut"``.
+    """
+
+    index: int
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The full net on the same examples.
+
+    Attributes:
+        accuracy: a proportion.
+        accuracy_low: lower limit of Wilson's interval.
+        accuracy_high: upper limit of Wilson's interval.
+        chance: accuracy of the best constant guess: the largest class's share of the labels.
+        loss: mean cross-entropy in nats.
+        n: number of examples.
+    """
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    chance: float
+    loss: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the measurement cost.
+
+    Attributes:
+        block_evaluations: blocks evaluated in one pass of one batch through the trie of plans.
+        naive_block_evaluations: the same with a forward pass for each lesion.
+        batches: number of batches, each of which cost that much.
+    """
+
+    block_evaluations: int
+    naive_block_evaluations: int
+    batches: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from; all values are kept as plain JSON values.
+
+    Attributes:
+        model: the net: architecture, file, hash of its weights.
+        data: the examples: name, fingerprint, normalisation, limit.
+        versions: version of each package that took part.
+        seed: seed of every random choice.
+        command: the command or call that made the result.
+        date: when, in ISO 8601.
+        device: where the net ran.
+        threads: number of threads.
+        batch_size: examples per batch; repetition is bit-identical at the same batch size only.
+    """
+
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    versions: Mapping[str, str]
+    seed: int
+    command: str
+    date: str
+    device: str
+    threads: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("model", "data", "versions"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """The measurements of every example under every lesion.
+
+    Attributes:
+        correct: shape ``[lesions, examples]``, boolean: the lesioned net is right.
+        loss: shape ``[lesions, examples]``, float32: cross-entropy in nats.
+        agreement: shape ``[lesions, examples]``, boolean: it predicts the full net's class.
+        divergence: shape ``[lesions, examples]``, float32: KL divergence from the full net's
+            prediction to the lesioned net's, in nats.
+        baseline_correct: shape ``[examples]``, boolean: the full net is right.
+        baseline_loss: shape ``[examples]``, float32: cross-entropy in nats.
+        labels: shape ``[examples]``, int64: the true classes.
+    """
+
+    correct: npt.NDArray[np.bool_]
+    loss: npt.NDArray[np.float32]
+    agreement: npt.NDArray[np.bool_]
+    divergence: npt.NDArray[np.float32]
+    baseline_correct: npt.NDArray[np.bool_]
+    baseline_loss: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        examples = self.labels.shape
+        if len(examples) != 1 or examples[0] == 0:
+            raise MeasurementError(
+                f"The labels have shape {examples}; expected one dimension with at least one "
+                "example; measure at least one batch."
+            )
+        for field in fields(self):
+            array = getattr(self, field.name)
+            expected = examples if field.name in _OF_EXAMPLES else (len(self.correct), *examples)
+            if array.shape != expected:
+                raise MeasurementError(
+                    f"The outcomes' {field.name} has shape {array.shape}; expected {expected}; "
+                    "measure every lesion on the same examples."
+                )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Outcomes):
+            return NotImplemented
+        return all(
+            getattr(self, field.name).dtype == getattr(other, field.name).dtype
+            and np.array_equal(
+                getattr(self, field.name),
+                getattr(other, field.name),
+                equal_nan=getattr(self, field.name).dtype.kind == "f",
+            )
+            for field in fields(self)
+        )
+
+    __hash__ = None  # type: ignore[assignment]

@@ -1,0 +1,218 @@
+"""What a lesion study says in words and in a table: rows of a frame to text and HTML."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["HARMLESS", "RUINOUS", "html_table", "summary", "text_table", "wrapped"]
+
+HARMLESS = 0.10
+"""A deletion is called harmless where it costs at most this share of the accuracy above chance."""
+
+RUINOUS = 0.50
+"""A deletion is called ruinous where it costs at least this share of the accuracy above chance."""
+
+_MOST_ROWS = 80
+_NAME_WIDTH = 20
+_MOST_LABELS = 12
+
+
+def text_table(frame: pd.DataFrame) -> str:
+    """Lay out the lesions as a table at most 80 columns wide.
+
+    Args:
+        frame: one row per lesion, with the columns of ``LesionResult.frame``.
+
+    Returns:
+        The table; a star marks lesions that delete a shape-changing block. Beyond 80 lesions the
+        middle is left out and said to be.
+
+    Example:
+        >>> import pandas as pd
+        >>> print(text_table(pd.DataFrame([{
+        ...     "blocks": "3", "names": "layer1.3", "accuracy": 0.91, "drop": 0.02,
+        ...     "drop_low": 0.011, "drop_high": 0.031, "p_adjusted": 0.0004,
+        ...     "changes_shape": False}])))
+         block  module                accuracy     drop   interval           p (Holm)
+             3  layer1.3                0.9100  +0.0200  [+0.0110, +0.0310]     <.001
+    """
+    width = max([5, *(len(str(label)) for label in frame["blocks"])])
+    width = min(width, 12)
+    module = _NAME_WIDTH - max(0, width - 6)
+    head = (
+        f"{'block':>{width + 1}}  {'module':<{module}}  accuracy     drop   interval"
+        "           p (Holm)"
+    )
+    rows = [_text_row(row, width, module) for row in frame.to_dict("records")]
+    if len(rows) > _MOST_ROWS:
+        left_out = len(rows) - _MOST_ROWS + 1
+        half = _MOST_ROWS // 2
+        rows[half : half + left_out] = [f"{'...':>{width + 1}}  {left_out} more, in .frame"]
+    if frame["changes_shape"].any():
+        rows.append("* deletes a block that changes the shape (downsampling)")
+    return "\n".join([head, *rows])
+
+
+def _text_row(row: Mapping[Hashable, Any], width: int, module: int) -> str:
+    label = _shortened(str(row["blocks"]), width) + ("*" if row["changes_shape"] else " ")
+    return (
+        f"{label:>{width + 2}} {_shortened(str(row['names']), module):<{module}}  "
+        f"{row['accuracy']:8.4f}  {row['drop']:+7.4f}  "
+        f"[{row['drop_low']:+7.4f}, {row['drop_high']:+7.4f}]  {_p_value(row['p_adjusted']):>8}"
+    )
+
+
+def html_table(frame: pd.DataFrame, caption: str) -> str:
+    """Lay out the lesions as an HTML table with the summary below it.
+
+    Args:
+        frame: one row per lesion, with the columns of ``LesionResult.frame``.
+        caption: plain text to stand below the table.
+
+    Returns:
+        An HTML fragment in which all text is escaped.
+
+    Example:
+        >>> import pandas as pd
+        >>> "&lt;b&gt;" in html_table(pd.DataFrame({"names": ["<b>"]}), "none")
+        True
+    """
+    body = frame.to_html(index=False, float_format=lambda value: f"{value:.4g}", escape=True)
+    return f"{body}\n<p>{html.escape(caption)}</p>"
+
+
+def summary(frame: pd.DataFrame, *, subject: str, chance: float, level: float) -> str:
+    """Say in plain words which deletions are harmless and which matter.
+
+    Harmless: the upper limit of the normalised drop is at most .10; ruinous: its lower limit is at
+    least .50. Costing accuracy: McNemar's p-value, corrected over all lesions after Holm, is at
+    most ``1 - level`` and accuracy fell. Anything else is left open.
+
+    Args:
+        frame: one row per lesion, with the columns of ``LesionResult.frame``.
+        subject: what was measured on what, to begin the first sentence with.
+        chance: accuracy of the best constant guess, a proportion.
+        level: confidence level, a proportion.
+
+    Returns:
+        A paragraph about this net on these examples.
+
+    Example:
+        >>> import pandas as pd
+        >>> text = summary(pd.DataFrame([{
+        ...     "blocks": "3", "count": 1, "drop": 0.0, "p_adjusted": 1.0,
+        ...     "normalised_drop": 0.0, "normalised_drop_low": -0.04,
+        ...     "normalised_drop_high": 0.04, "changes_shape": False}]),
+        ...     subject="net on digits", chance=0.1, level=0.95)
+        >>> "Of 1 block that keeps the shape, 1 is harmless" in text
+        True
+    """
+    noun = "block" if bool((frame["count"] == 1).all()) else "set of blocks"
+    sentences = [f"{subject}."]
+    if frame.empty:
+        sentences.append("Nothing was lesioned.")
+    elif bool(frame["normalised_drop"].isna().all()):
+        sentences.append(
+            f"The full net's accuracy cannot be told from chance ({chance:.1%}), so that no "
+            "deletion can be weighed against it."
+        )
+    else:
+        sentences += [
+            f"{_weighed(frame, noun)}.",
+            f"Harmless: with {level:.0%} confidence, each deletion taken by itself, it costs at "
+            f"most {HARMLESS:.0%} of the accuracy above chance; ruinous: at least {RUINOUS:.0%}.",
+        ]
+    sentences += _mattering_sentences(frame, noun, level)
+    sentences.append("All of this is said of this net on these examples only.")
+    return " ".join(sentences)
+
+
+def _weighed(frame: pd.DataFrame, noun: str) -> str:
+    """Count the harmless and the ruinous, shape-changing blocks apart."""
+    changes = frame["changes_shape"].astype(bool)
+    clauses = []
+    for part, one, many in (
+        (frame[~changes], "keeps the shape", "keep the shape"),
+        (frame[changes], "changes the shape", "change the shape"),
+    ):
+        if len(part):
+            harmless = int((part["normalised_drop_high"] <= HARMLESS).sum())
+            ruinous = int((part["normalised_drop_low"] >= RUINOUS).sum())
+            whole = f"{noun} that {one}" if len(part) == 1 else f"{_plural(noun)} that {many}"
+            clauses.append(
+                f"of {len(part)} {whole}, {harmless} {_be(harmless)} harmless and {ruinous} "
+                f"{_be(ruinous)} ruinous"
+            )
+    text = "; ".join(clauses)
+    return text[0].upper() + text[1:]
+
+
+def _mattering_sentences(frame: pd.DataFrame, noun: str, level: float) -> list[str]:
+    significant = frame["p_adjusted"] <= 1 - level
+    worse = list(frame[significant & (frame["drop"] > 0)]["blocks"])
+    better = list(frame[significant & (frame["drop"] < 0)]["blocks"])
+    rule = f"McNemar's exact test, Holm's correction over {len(frame)}, p <= {1 - level:.2g}"
+    sentences = []
+    if worse:
+        whole = _counted(worse, noun)
+        if len(worse) == len(frame) > 1:
+            whole = f"all {len(worse)} {_plural(noun)}"
+        sentences.append(f"Deletion costs accuracy ({rule}) for {whole}.")
+    elif len(frame):
+        sentences.append(f"No deletion is shown to cost accuracy ({rule}).")
+    if better:
+        sentences.append(f"It raises accuracy for {_counted(better, noun)}.")
+    return sentences
+
+
+def _be(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _counted(labels: Sequence[str], noun: str) -> str:
+    return f"{len(labels)} {noun if len(labels) == 1 else _plural(noun)}: {_listed(labels)}"
+
+
+def _plural(noun: str) -> str:
+    return "sets of blocks" if noun == "set of blocks" else f"{noun}s"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    separator = "; " if any("," in label for label in labels) else ", "
+    shown = separator.join(labels[:_MOST_LABELS])
+    more = len(labels) - _MOST_LABELS
+    return shown if more <= 0 else f"{shown} and {more} more"
+
+
+def wrapped(text: str) -> str:
+    """Break a paragraph into lines of at most 80 columns.
+
+    Args:
+        text: one paragraph.
+
+    Returns:
+        The same words, broken at spaces.
+
+    Example:
+        >>> wrapped("a b")
+        'a b'
+    """
+    return textwrap.fill(text, width=80, break_long_words=False, break_on_hyphens=False)
+
+
+def _p_value(p: float) -> str:
+    return "<.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _shortened(text: str, width: int) -> str:
+    """Cut the middle out: the beginning names the module, the end the block."""
+    if len(text) <= width:
+        return text
+    head = (width - 3) // 2
+    return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
