@@ -1,8 +1,62 @@
-"""Placeholder docstring, replaced once the parts exist."""
+"""Does this trained residual net behave like an ensemble of shallow nets?
+
+The way data flow, and where to read on:
+
+    checkpoint ──► model ──► Chain ──┐
+    (checkpoints)  (discovery, chain)├─► Plans ──► Engine ──► outcomes ──► statistics
+    data ──► batches ────────────────┘   (plan)   (engine)   (measures)       │
+    (datasets)                                                                ▼
+                             tables, figures ◄── results ◄── studies ◄────────┘
+
+``unravel`` takes a model apart into a :class:`Chain` of blocks, each with its shortcut and branch,
+and proves that the chain equals it. An intervention (``Delete(3) | Swap(7, 8)``) is a value; bound
+to a chain it is a plan; plans are sorted into a trie and the engine runs each distinct prefix once.
+``edited`` does the same to the unmodified model for the length of a ``with``, one forward pass per
+plan, and is what the engine is tested against. Studies such as ``lesion`` put the parts together
+and return results with an interval on everything. The command line calls the same studies.
+
+The core is small: ``chain``, ``interventions``, ``plan`` and ``engine``; read them in that order.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
 
 from ensemble_view.chain import Block, Chain
+from ensemble_view.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from ensemble_view.datasets import LabelledData, open_data
 from ensemble_view.discovery import unravel
+from ensemble_view.engine import Engine
+from ensemble_view.errors import EnsembleViewError
 from ensemble_view.hooks import edited
-from ensemble_view.interventions import Compose, Delete, Keep, Reorder, Swap
+from ensemble_view.interventions import Compose, Delete, Intervention, Keep, Reorder, Swap
+from ensemble_view.plan import Plan
+from ensemble_view.results import LesionResult
+from ensemble_view.studies import lesion
+from ensemble_view.studies.inspection import inspect
 
-__all__ = ["Block", "Chain", "Compose", "Delete", "Keep", "Reorder", "Swap", "edited", "unravel"]
+__all__ = [
+    "Block",
+    "Chain",
+    "Checkpoint",
+    "Compose",
+    "Delete",
+    "Engine",
+    "EnsembleViewError",
+    "Intervention",
+    "Keep",
+    "LabelledData",
+    "LesionResult",
+    "Plan",
+    "Reorder",
+    "Swap",
+    "edited",
+    "inspect",
+    "lesion",
+    "load_checkpoint",
+    "open_data",
+    "save_checkpoint",
+    "unravel",
+]
+
+__version__ = metadata.version("ensemble-view")

@@ -1,0 +1,120 @@
+"""How long a study will take here, and the batch size and threads with which it takes least."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ensemble_view.engine import Engine
+
+__all__ = ["Calibration", "calibrate"]
+
+_CPU_SIZES = (16, 32, 64, 128, 256)
+_CUDA_SIZES = (64, 256, 1024, 4096)
+_BUDGET = 3.0
+_WORTHWHILE = 0.02
+_REPETITIONS = 3
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A batch size and a number of threads, and what they cost, measured on this machine.
+
+    Args:
+        batch_size: Examples per batch.
+        threads: Of torch on the CPU.
+        seconds_per_example: Of all plans together.
+    """
+
+    batch_size: int
+    threads: int
+    seconds_per_example: float
+
+    @contextmanager
+    def threads_set(self) -> Iterator[None]:
+        """Use this number of threads for the length of a ``with``.
+
+        Yields:
+            Nothing.
+        """
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def calibrate(
+    engine: Engine,
+    sample: tuple[Any, ...],
+    *,
+    sizes: Sequence[int] | None = None,
+    most: int = 2**31,
+) -> Calibration:
+    """Time the engine's blocks at several batch sizes and choose the fastest.
+
+    Each block is timed once it is warm, and weighed by how often the plans evaluate it. A larger
+    batch must be 2 % faster to be chosen. One thread is tried beside all that torch may use: small
+    blocks on a busy machine lose more by waiting for each other than they gain. Measuring ends
+    after about three seconds.
+
+    Args:
+        engine: With the plans of the study.
+        sample: The model's arguments for a few examples; repeated to the size that is timed.
+        sizes: Batch sizes to try; by default what suits the engine's device.
+        most: How many examples there are; larger batches are not tried.
+
+    Returns:
+        The best setting found and its cost.
+
+    Example:
+        >>> from ensemble_view import Block, Chain, Compose
+        >>> from ensemble_view.plan import bind
+        >>> block = Block(0, "F", branch=lambda x, context: x)
+        >>> chain = Chain.from_parts(lambda x: x, [block], lambda x: x)
+        >>> engine = Engine(chain, [bind(Compose(), chain.outline)])
+        >>> calibrate(engine, (torch.ones(2, 4),), sizes=[8]).batch_size
+        8
+    """
+    candidates = sizes or (_CUDA_SIZES if engine.device.type == "cuda" else _CPU_SIZES)
+    best: Calibration | None = None
+    started = time.perf_counter()
+    for size in sorted({min(size, most) for size in candidates}):
+        arguments = _repeated(sample, size)
+        for threads in sorted({1, torch.get_num_threads()}):
+            found = Calibration(size, threads, math.nan)
+            try:
+                with found.threads_set():
+                    seconds = _seconds(engine, arguments) / size
+            except torch.OutOfMemoryError:
+                return best or found
+            if best is None or seconds < best.seconds_per_example * (1 - _WORTHWHILE):
+                best = Calibration(size, threads, seconds)
+        if time.perf_counter() - started > _BUDGET:
+            break
+    return best or Calibration(1, torch.get_num_threads(), math.nan)
+
+
+def _seconds(engine: Engine, arguments: tuple[Any, ...]) -> float:
+    engine.profile(*arguments)
+    return statistics.median(engine.profile(*arguments) for _ in range(_REPETITIONS))
+
+
+def _repeated(sample: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    count = next(len(value) for value in sample if isinstance(value, Tensor))
+
+    def repeated(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
+            return value
+        return value.repeat(-(-size // count), *[1] * (value.ndim - 1))[:size]
+
+    return tuple(repeated(value) for value in sample)

@@ -1,0 +1,494 @@
+"""The command line: parse, call a study, print. No science here.
+
+Exit codes: 0 done; 1 stopped by the user (what was done so far is kept and said); 2 bad input, with
+one sentence on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+import ensemble_view
+from ensemble_view import result_files
+from ensemble_view.bench import bench as run_bench
+from ensemble_view.checkpoints import Checkpoint, load_checkpoint
+from ensemble_view.datasets import LabelledData, open_data
+from ensemble_view.errors import DataError, EnsembleViewError
+from ensemble_view.recipe import Recipe
+from ensemble_view.studies import prepare_lesions
+from ensemble_view.studies.inspection import inspect as run_inspect
+from ensemble_view.studies.subject import examine
+from ensemble_view.training import Progress as TrainingProgress
+from ensemble_view.training import train as run_train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="ensemble-view",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MODEL_HELP = (
+    "A checkpoint (.pt, .pth, .th or .safetensors), or the name of a bundled net such as "
+    "digits-resnet110."
+)
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file with images and "
+        "labels, or a folder with one subfolder per class. Default: what the checkpoint names.",
+        rich_help_panel="Data",
+    ),
+]
+Split = Annotated[str, typer.Option(help="Part of the data.", rich_help_panel="Data")]
+Root = Annotated[
+    Path | None, typer.Option(help="Folder of torchvision's data sets.", rich_help_panel="Data")
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Let torchvision fetch them.", rich_help_panel="Data")
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Per channel, of pixels scaled to 0..1: 0.485,0.456,0.406. Default: what the "
+        "checkpoint says.",
+        rich_help_panel="Data",
+    ),
+]
+Std = Annotated[str | None, typer.Option(help="Likewise.", rich_help_panel="Data")]
+Resize = Annotated[
+    int | None, typer.Option(min=1, help="Shorter side, pixels.", rich_help_panel="Data")
+]
+Crop = Annotated[
+    int | None, typer.Option(min=1, help="Square in the centre, pixels.", rich_help_panel="Data")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="At most N examples, class-balanced.", rich_help_panel="Data"),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the file does not say: torchvision:resnet50, cifar:resnet56, or "
+        "net.py:factory (runs that file).",
+        rich_help_panel="Model",
+    ),
+]
+TrustPickle = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Unpickle whole modules. This runs code from the file.",
+        rich_help_panel="Model",
+    ),
+]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Execution")
+]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Of every random choice.", rich_help_panel="Execution")
+]
+Plain = Annotated[
+    bool,
+    typer.Option(
+        "--plain",
+        help="For a net without shortcuts: its conv-norm-activation units are the blocks.",
+        rich_help_panel="Model",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print results.json and nothing else.", rich_help_panel="Output"),
+]
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Does this trained residual net behave like an ensemble of shallow nets?
+
+    Start with the bundled ResNet-110:  ensemble-view lesion digits-resnet110
+    """
+
+
+@app.command()
+def lesion(
+    model: Model,
+    data: Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for lesions.csv, results.json, outcomes.npz, lesion.pdf and .png.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    limit: Limit = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Delete this set together: indices from 0 and module paths, 3,7-9 or 'layer3.*'. "
+            "Default: each block in turn.",
+            rich_help_panel="Study",
+        ),
+    ] = None,
+    plain: Plain = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Default: the fastest, measured first.", rich_help_panel="Execution"
+        ),
+    ] = None,
+    as_json: Json = False,
+    split: Split = "test",
+    root: Root = None,
+    download: Download = False,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    arch: Arch = None,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Delete each block in turn and measure how much accuracy that costs.
+
+    The branch of a block is set to zero at inference; its shortcut stays (Veit, Wilber and
+    Belongie 2016, figure 3). Intervals are paired: the same examples before and after.
+
+    Example:  ensemble-view lesion resnet56.th --data cifar10 --out lesions/
+    """
+    if out is not None:
+        result_files.prepare_folder(out)
+    checkpoint = _load(model, arch, trust_pickle, device)
+    labelled = _open(checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed)
+    study = prepare_lesions(
+        checkpoint,
+        labelled,
+        blocks=blocks,
+        plain=plain,
+        seed=seed,
+        batch_size=batch_size,
+        command=_command(),
+    )
+    typer.echo(str(study), err=as_json)
+    with _progress_bar("lesions", study.work) as advance:
+        result = study.run(advance)
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2, allow_nan=False))
+    else:
+        typer.echo(f"\n{result!r}")
+    if out is not None:
+        result.save(out)
+        typer.echo(f"Saved to {out}.", err=True)
+    if result.interrupted:
+        typer.echo(
+            f"Stopped after {result.baseline.n:,} of {len(labelled):,} examples; the result is of "
+            "these.",
+            err=True,
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of every addition why it is or is not a block.")
+    ] = False,
+    data: Data = None,
+    limit: Limit = 256,
+    plain: Plain = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    split: Split = "test",
+    root: Root = None,
+    download: Download = False,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    arch: Arch = None,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Show the blocks of a net: module, shapes, shortcut, parameters, FLOPs, size of the branch.
+
+    Without data, an image of the size the checkpoint names is made up, and the size of the
+    branches is left out.
+
+    Example:  ensemble-view inspect digits-resnet110 --explain
+    """
+    checkpoint = _load(model, arch, trust_pickle, device)
+    if data is not None or checkpoint.data is not None:
+        labelled = _open(
+            checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
+        )
+        found = run_inspect(examine(checkpoint, labelled, plain=plain))
+    else:
+        shape = checkpoint.input_shape or _guessed_shape(checkpoint)
+        weights = next(checkpoint.model.parameters())
+        images = torch.zeros(2, *shape, device=weights.device, dtype=weights.dtype)
+        chain = ensemble_view.unravel(checkpoint.model, images.normal_(), plain=plain)
+        found = run_inspect(chain)
+    if as_json:
+        typer.echo(found.to_json())
+        return
+    typer.echo(repr(found))
+    if explain:
+        typer.echo("\n" + found.explain())
+
+
+@app.command()
+def train(
+    architecture: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARCHITECTURE",
+            help="resnet20, resnet110v2, plain20, vgg15,width=16 and the like.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write.", show_default=False)],
+    data: Annotated[str, typer.Option(help="As for lesion.", rich_help_panel="Data")] = "digits",
+    epochs: Annotated[int, typer.Option(min=1)] = Recipe.epochs,
+    batch_size: Annotated[int, typer.Option(min=1)] = Recipe.batch_size,
+    learning_rate: Annotated[float, typer.Option(min=0.0)] = Recipe.learning_rate,
+    momentum: Annotated[float, typer.Option(min=0.0, max=1.0)] = Recipe.momentum,
+    weight_decay: Annotated[float, typer.Option(min=0.0)] = Recipe.weight_decay,
+    warmup_epochs: Annotated[float, typer.Option(min=0.0)] = Recipe.warmup_epochs,
+    schedule: Annotated[str, typer.Option(help="cosine or steps.")] = Recipe.schedule,
+    shift: Annotated[
+        int | None, typer.Option(min=0, help="Augment by shifts of so many pixels.")
+    ] = Recipe.shift,
+    flip: Annotated[bool, typer.Option("--flip", help="Augment by mirror images.")] = False,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store the weights in half precision.")
+    ] = False,
+    device: Device = "auto",
+    limit: Limit = None,
+    root: Root = None,
+    download: Download = False,
+) -> None:
+    """Train a reference net: deterministic by seed, resumable.
+
+    Ctrl-C keeps the last full epoch; --resume goes on from there.
+
+    Example:  ensemble-view train resnet20 --data cifar10 --flip --shift 4 --out resnet20.pt
+    """
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        schedule=schedule,
+        shift=shift,
+        flip=flip,
+        seed=seed,
+    )
+    parts = [
+        open_data(data, split=split, root=root, download=download, limit=limit, seed=seed)
+        for split in ("train", "test")
+    ]
+    with _progress_bar("steps", None) as advance:
+        done = 0
+
+        def told(state: TrainingProgress) -> None:
+            nonlocal done
+            advance(state.step - done, state.steps)
+            done = state.step
+
+        trained = run_train(
+            architecture,
+            *parts,
+            recipe=recipe,
+            device=_device(device),
+            checkpoint_path=out,
+            resume=resume,
+            half=half,
+            progress=told,
+        )
+    record = trained.training or {}
+    typer.echo(f"{trained.architecture}: {_in_words(record)}; saved to {out}.")
+    if record.get("interrupted"):
+        typer.echo("Stopped; --resume goes on from the last full epoch.", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    model: Model,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each thing is timed.")] = 7,
+    hooks: Annotated[
+        bool, typer.Option("--hooks", help="Also time a forward pass per plan.")
+    ] = False,
+    arch: Arch = None,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Time all single deletions in units of one unmodified forward pass (CPU, one thread).
+
+    The forward pass and the engine each run at their own best batch size; the convolutions of the
+    same block evaluations are timed alone, as the bound.
+
+    Example:  ensemble-view bench resnet56.th
+    """
+    checkpoint = _load(model, arch, trust_pickle, "cpu")
+    shape = checkpoint.input_shape or _guessed_shape(checkpoint)
+    images = torch.randn(128, *shape, generator=torch.Generator().manual_seed(0))
+    chain = ensemble_view.unravel(checkpoint.model, images[:2])
+    typer.echo(repr(run_bench(chain, images, rounds=rounds, hooks=hooks)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: By default the program's own.
+
+    Raises:
+        SystemExit: Always, with the exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # Accepted anywhere, since it is added after the fact, when something went wrong.
+    debug = "--debug" in words
+    if words == ["--version"]:
+        typer.echo(f"ensemble-view {ensemble_view.__version__}")
+        raise SystemExit(0)
+    try:
+        app([word for word in words if word != "--debug"])
+    except EnsembleViewError as error:
+        if debug:
+            raise
+        typer.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("Stopped before anything was measured.", err=True)
+        raise SystemExit(1) from None
+
+
+def _command() -> str:
+    return shlex.join(["ensemble-view", *sys.argv[1:]])
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DataError(f"There is no device {name!r}; use auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DataError(f"The device {name} is not there: torch finds no CUDA; use --device cpu.")
+    return device
+
+
+def _load(model: str, arch: str | None, trust_pickle: bool, device: str) -> Checkpoint:
+    return load_checkpoint(
+        model, architecture=arch, trust_pickle=trust_pickle, device=_device(device)
+    )
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise DataError(
+            f"{option} is {text!r}; write one number per channel, such as 0.485,0.456,0.406."
+        ) from None
+
+
+def _open(
+    checkpoint: Checkpoint,
+    data: str | None,
+    split: str,
+    root: Path | None,
+    download: bool,
+    mean: str | None,
+    std: str | None,
+    resize: int | None,
+    crop: int | None,
+    limit: int | None,
+    seed: int,
+) -> LabelledData:
+    name = data or checkpoint.data
+    if name is None:
+        raise DataError(
+            "The checkpoint does not name its data set; say --data digits, cifar10, an .npz file "
+            "or a folder with one subfolder per class."
+        )
+    said = checkpoint.normalisation or (None, None)
+    labelled = open_data(
+        name,
+        split=split,
+        root=root,
+        download=download,
+        mean=_numbers(mean, "--mean") or said[0],
+        std=_numbers(std, "--std") or said[1],
+        resize=resize,
+        crop=crop,
+        limit=limit,
+        seed=seed,
+    )
+    if checkpoint.class_names is not None:
+        labelled.check_classes(len(checkpoint.class_names))
+    return labelled
+
+
+def _guessed_shape(checkpoint: Checkpoint) -> tuple[int, int, int]:
+    channels = next((w.shape[1] for w in checkpoint.model.parameters() if w.ndim == 4), 3)
+    side = 224 if checkpoint.architecture.startswith("torchvision:") else 32
+    return (int(channels), side, side)
+
+
+def _in_words(record: Any) -> str:
+    accuracy = record.get("test_accuracy")
+    return "trained" if accuracy is None else f"test accuracy {accuracy:.2%}"
+
+
+@contextmanager
+def _progress_bar(unit: str, total: float | None) -> Iterator[Callable[..., None]]:
+    """A bar on standard error where that is a terminal; otherwise nothing."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn(unit),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(unit, total=total)
+
+        def advance(amount: float, out_of: float | None = None) -> None:
+            if out_of is not None:
+                bar.update(task, total=out_of)
+            bar.advance(task, amount)
+
+        yield advance

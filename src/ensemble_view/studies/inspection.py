@@ -1,0 +1,176 @@
+"""Look at a chain: its blocks as a table, and why each addition is or is not one."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ensemble_view.chain import Block, Chain
+from ensemble_view.studies.subject import Subject
+
+__all__ = ["Inspection", "inspect"]
+
+
+@dataclass(frozen=True, repr=False)
+class Inspection:
+    """The blocks of a chain as a table.
+
+    Args:
+        frame: One row per block: ``index``, ``name``, ``shape_in``, ``shape_out``,
+            ``shortcut_kind``, ``deletable``, ``parameters``, ``flops`` (floating-point operations
+            per example, a multiplication and an addition counted as two) and ``branch_ratio`` (mean
+            over examples of ‖F‖/‖h‖, branch against block input; nan without data).
+        additions: One row per addition of the model: ``place``, ``shape``, ``block``, ``reason``.
+        title: What was inspected.
+    """
+
+    frame: pd.DataFrame
+    additions: pd.DataFrame
+    title: str
+
+    def explain(self) -> str:
+        """Say of each addition why it is or is not a block.
+
+        Returns:
+            One line per addition.
+        """
+        lines = ["Additions of the model, in the order of execution:"]
+        for row in self.additions.to_dict("records"):
+            mark = "-" if row["block"] is None else f"block {row['block']}"
+            lines.append(f"  {mark:>9}  {row['place']}  ({row['shape']}): {row['reason']}")
+        if self.additions.empty:
+            lines.append("  none")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """A table at most 80 columns wide.
+
+        Returns:
+            The blocks.
+        """
+        table = Table(title=self.title, box=None, title_justify="left", pad_edge=False)
+        ratios = bool(self.frame["branch_ratio"].notna().any())
+        heads = ["block", "module", "shape", "shortcut", "parameters", "MFLOPs"]
+        for head in [*heads, *(["‖F‖/‖h‖"] if ratios else [])]:
+            left = head in ("module", "shape", "shortcut")
+            table.add_column(head, justify="left" if left else "right", overflow="fold")
+        for row in self.frame.to_dict("records"):
+            shapes = [row["shape_in"], row["shape_out"]]
+            cells = [
+                str(row["index"]),
+                row["name"],
+                shapes[0] if shapes[0] == shapes[1] else " → ".join(shapes),
+                row["shortcut_kind"],
+                f"{row['parameters']:,}",
+                f"{row['flops'] / 1e6:.1f}",
+            ]
+            table.add_row(*cells, *([f"{row['branch_ratio']:.2f}"] if ratios else []))
+        console = Console(width=80, color_system=None, force_terminal=False)
+        with console.capture() as capture:
+            console.print(table)
+        return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+
+    def to_json(self) -> str:
+        """Write blocks and additions as strict JSON.
+
+        Returns:
+            An object with the keys ``title``, ``blocks`` and ``additions``.
+        """
+        content = {
+            "title": self.title,
+            "blocks": json.loads(self.frame.to_json(orient="records")),
+            "additions": json.loads(self.additions.to_json(orient="records")),
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False)
+
+    def _repr_html_(self) -> str:
+        return str(self.frame.to_html(index=False))
+
+
+def inspect(subject: Subject | Chain, sample: Tensor | None = None) -> Inspection:
+    """Describe a chain's blocks, and with data how large each branch is.
+
+    Args:
+        subject: A chain, or the subject of a study, whose data then give ‖F‖/‖h‖.
+        sample: For a chain: a batch of the model's input, which gives ‖F‖/‖h‖ as well.
+
+    Returns:
+        The table.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from ensemble_view import unravel
+        >>> images = torch.randn(2, 3, 64, 64)
+        >>> table = inspect(unravel(torchvision.models.resnet18(), images), images)
+        >>> table.frame["shortcut_kind"].value_counts().to_dict()
+        {'identity': 5, 'projection': 3}
+    """
+    chain = subject.chain if isinstance(subject, Subject) else subject
+    if isinstance(subject, Subject):
+        sample = next(iter(subject.data.batches(256)))[0].to(subject.sample[0].device)
+    flops, ratios = [math.nan] * len(chain), [math.nan] * len(chain)
+    if sample is not None:
+        flops, ratios = _run(chain, sample)
+    name = type(chain.model).__name__ if chain.model is not None else "parts"
+    return Inspection(
+        frame=pd.DataFrame(
+            {
+                "index": block.index,
+                "name": block.name,
+                "shape_in": _shape(block.shape_in),
+                "shape_out": _shape(block.shape_out),
+                "shortcut_kind": block.shortcut_kind,
+                "deletable": block.deletable,
+                "parameters": _parameters(block),
+                "flops": flops[block.index],
+                "branch_ratio": ratios[block.index],
+            }
+            for block in chain
+        ),
+        additions=pd.DataFrame(
+            [(a.place, _shape(a.shape), a.block, a.reason) for a in chain.additions],
+            columns=["place", "shape", "block", "reason"],
+            dtype=object,
+        ),
+        title=f"{name}: {len(chain)} blocks, {len(chain.links)} links",
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _parameters(block: Block) -> int:
+    parts = (block.before, block.shortcut, block.branch, block.after)
+    seen = {
+        id(parameter): parameter.numel()
+        for part in parts
+        if isinstance(part, nn.Module)
+        for parameter in part.parameters()
+    }
+    return sum(seen.values())
+
+
+def _run(chain: Chain, sample: Tensor) -> tuple[list[float], list[float]]:
+    flops: list[float] = []
+    ratios: list[float] = []
+    with torch.inference_mode():
+        x, context = chain.stem(sample)
+        for block in chain:
+            if block.index in chain.links:
+                x = chain.links[block.index](x, context)
+            with FlopCounterMode(display=False) as counter:
+                output = block(x, context)
+            flops.append(counter.get_total_flops() / len(sample))
+            branch = block.branch(block.before(x, context), context)
+            ratios.append(float((branch.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)).mean()))
+            x = output
+    return flops, ratios
