@@ -9,7 +9,8 @@ are those of the fused chain (:mod:`ensemble_view.fusion`). Results equal the sl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,9 @@ class Engine:
             rule the full net.
         device: Where batches are sent; the chain must live there. Default: where its weights are.
 
+    Raises:
+        MeasurementError: If there is no plan.
+
     Example:
         >>> import torch
         >>> from ensemble_view import Block, Chain, Compose, Delete
@@ -78,6 +82,10 @@ class Engine:
     def __init__(
         self, chain: Chain, plans: Sequence[Plan], *, device: torch.device | str | None = None
     ) -> None:
+        if not plans:
+            raise MeasurementError(
+                "There is no plan to run; give at least the full net's, bind(Compose(), outline)."
+            )
         self.plans = tuple(plans)
         self.block_evaluations = 0
         self._trie = Trie(self.plans)
@@ -90,22 +98,22 @@ class Engine:
         """What one pass of all plans over a batch costs, known before it runs."""
         return self._trie.cost
 
-    def logits(self, *args: Any) -> Iterator[tuple[int, Tensor]]:
+    def logits(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, Tensor]]:
         """Run all plans on one batch.
 
         Args:
             *args: The model's positional arguments.
+            **kwargs: Its keyword arguments.
 
         Yields:
             A plan's position and its output, the first plan's first. Plans that are equal share
             one tensor.
         """
         with torch.inference_mode():
-            placed = [self._placed(value) for value in args]
-            x, context = self._fused.stem(*placed)
+            x, context = self._start(args, kwargs)
             # Depth-first: the last node pushed is the next to run.
             waiting: list[tuple[Node, Tensor]] = [(self._trie.root, x)]
-            del x, placed
+            del x
             while waiting:
                 node, activation = waiting.pop()
                 if node.step is not None:
@@ -115,6 +123,46 @@ class Engine:
                     for number in node.plans:
                         yield number, output
                 waiting.extend((child, activation) for child in reversed(node.children))
+
+    def profile(self, *args: Any, **kwargs: Any) -> float:
+        """Reckon the time of all plans on one batch from one evaluation of each block.
+
+        Args:
+            *args: The model's positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            Seconds: each part's time, weighed by how often the plans run it. Does not count as
+            block evaluations.
+        """
+        counts = Counter(node.step for node in self._trie if node.step is not None)
+        total = 0.0
+        with torch.inference_mode():
+            clock = self._clock()
+            activation, context = self._start(args, kwargs)
+            total += self._clock() - clock
+            evaluations = self.block_evaluations
+            for step in self.plans[0].steps:
+                clock = self._clock()
+                activation = self._execute(step, activation, context)
+                total += counts[step] * (self._clock() - clock)
+            self.block_evaluations = evaluations
+            clock = self._clock()
+            reference = self._fused.head(activation, context)
+            if reference.ndim == 2:
+                labels = torch.zeros(len(reference), dtype=torch.int64, device=reference.device)
+                measure(reference, Reference.of(reference, labels))
+            total += len(self.plans) * (self._clock() - clock)
+        return total
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Context]:
+        named = {name: self._placed(value) for name, value in kwargs.items()}
+        return self._fused.stem(*(self._placed(value) for value in args), **named)
 
     def _placed(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -136,7 +184,8 @@ class Engine:
         """Run all plans over data and measure every example.
 
         Args:
-            batches: Pairs of inputs and labels; several inputs come as a tuple.
+            batches: Pairs of inputs and labels; several inputs come as a tuple or list, those
+                with names as a dictionary.
             progress: Told of the block evaluations done, times examples.
 
         Returns:
@@ -153,8 +202,7 @@ class Engine:
         interrupted = False
         try:
             for inputs, targets in batches:
-                arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-                measured = self._measure_batch(arguments, targets, progress)
+                measured = self._measure_batch(inputs, targets, progress)
                 for name, values in measured.items():
                     collected[name].append(values)
                 labels.append(targets.cpu().numpy().astype(np.int64))
@@ -180,12 +228,14 @@ class Engine:
         )
 
     def _measure_batch(
-        self, arguments: tuple[Any, ...], targets: Tensor, progress: Progress | None
+        self, inputs: Any, targets: Tensor, progress: Progress | None
     ) -> dict[str, npt.NDArray[Any]]:
         reference: Reference | None = None
         rows: list[Tensor | None] = [None] * len(self.plans)
         done = self.block_evaluations
-        for number, logits in self.logits(*arguments):
+        kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
+        args = () if kwargs else inputs if isinstance(inputs, tuple | list) else (inputs,)
+        for number, logits in self.logits(*args, **kwargs):
             if reference is None:
                 reference = Reference.of(logits, targets.to(logits.device))
             rows[number] = measure(logits, reference)
