@@ -9,10 +9,11 @@ wildcards of :mod:`fnmatch` (``"layer3.*"``).
 from __future__ import annotations
 
 import fnmatch
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import SupportsIndex, TypeAlias
 
 from ensemble_view.errors import InterventionError
 
@@ -76,12 +77,17 @@ class Arrangement:
             InterventionError: If there is no such block.
         """
         count = len(self.names)
-        if isinstance(name, int):
-            if not 0 <= name < count:
+        if isinstance(name, SupportsIndex):
+            index = operator.index(name)
+            if not 0 <= index < count:
                 raise InterventionError(
-                    f"There is no block {name}: this chain has {count} blocks, 0 to {count - 1}."
+                    f"There is no block {index}: this chain has {count} blocks, 0 to {count - 1}."
                 )
-            return (name,)
+            return (index,)
+        if not isinstance(name, str):
+            raise InterventionError(
+                f"A block is named by its index or its module path; {name!r} is neither."
+            )
         found = tuple(i for i, path in enumerate(self.names) if fnmatch.fnmatchcase(path, name))
         if not found:
             some = ", ".join(self.names[:3]) + (", …" if count > 3 else "")
@@ -323,7 +329,7 @@ class Reorder(Intervention):
                 f"Reorder needs each block from 0 to {count - 1} exactly once; got "
                 f"{list(self.order)}."
             )
-        return replace(arrangement, order=tuple(self.order))
+        return replace(arrangement, order=tuple(int(index) for index in self.order))
 
     def __repr__(self) -> str:
         """As it is written in Python.
