@@ -1,0 +1,53 @@
+"""Chains that several test files need, found once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cases import CASES, Case
+from ensemble_view import Chain, unravel
+from ensemble_view.interventions import Intervention
+from ensemble_view.plan import Plan, bind
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A case's model in double precision, a batch of two images, and the chain found in it."""
+
+    case: Case
+    model: nn.Module
+    images: Tensor
+    chain: Chain
+    known: dict[Plan, Tensor] = field(default_factory=dict)
+
+    @property
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Fresh arguments for the model: a net may write over its input."""
+        return self.case.arguments(self.images)
+
+    def bind(self, intervention: Intervention) -> Plan:
+        return bind(intervention, self.chain.outline)
+
+    def expected(self, plan: Plan) -> Tensor:
+        """The oracle's logits."""
+        if plan not in self.known:
+            with torch.no_grad():
+                self.known[plan] = self.case.oracle(
+                    self.model, self.images.clone(), plan.order, frozenset(plan.deleted)
+                )
+        return self.known[plan]
+
+
+@pytest.fixture(scope="session", params=CASES, ids=[case.name for case in CASES])
+def prepared(request: pytest.FixtureRequest) -> Prepared:
+    case: Case = request.param
+    model = case.make()
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 3, case.side, case.side, generator=generator, dtype=torch.float64)
+    args, kwargs = case.arguments(images)
+    return Prepared(case, model, images, unravel(model, kwargs or args, plain=case.plain))
