@@ -351,7 +351,7 @@ class TestBadInput:
 BUNDLED = {
     "digits-resnet110": "cifar:resnet110",
     "digits-resnet110v2": "cifar:resnet110v2",
-    "digits-plain20": "cifar:plain20",
+    "digits-plain32": "cifar:plain32",
     "digits-vgg15": "cifar:vgg15,width=16",
 }
 
