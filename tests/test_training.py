@@ -164,9 +164,10 @@ class TestRecord:
             assert torch.equal(value, expected)
 
     def test_without_test_data_nothing_is_said_about_it(self, digits):
-        made = train(NET, digits[0], recipe=replace(QUICK, epochs=1))
-        assert made.training["test_accuracy"] is None
-        assert made.training["test_fingerprint"] is None
+        for nothing in ((), (digits[0],)):
+            made = train(NET, digits[0], *nothing, recipe=replace(QUICK, epochs=1))
+            assert made.training["test_accuracy"] is None
+            assert made.training["test_fingerprint"] is None
 
     def test_progress_counts_every_step(self, digits):
         seen = []

@@ -100,7 +100,8 @@ def train(
     Args:
         architecture: For example "resnet110", "resnet110v2", "plain20" or "vgg15,width=16".
         data_train: Images to learn from.
-        data_test: Images to measure accuracy on after each epoch; none if left out.
+        data_test: Images to measure accuracy on after each epoch. The very data that is learned
+            from counts as none, so that no accuracy on it passes for test accuracy.
         recipe: How to train; `Recipe()` if left out.
         device: Where to train.
         checkpoint_path: Where to put the trained net; beside it, until the run is finished, lies
@@ -120,6 +121,8 @@ def train(
     recipe = recipe or Recipe()
     if isinstance(architecture, str):
         architecture = Architecture.parse(architecture)
+    if data_test is not None and data_test.fingerprint() == data_train.fingerprint():
+        data_test = None
     shape, classes = _shape_and_classes(data_train, data_test)
     data_train, data_test, normalisation = _normalised(data_train, data_test)
     settings = _settings(architecture, recipe, data_train, data_test)
@@ -139,20 +142,25 @@ def train(
         checkpoint, training=record, path=None if checkpoint_path is None else Path(checkpoint_path)
     )
     if checkpoint.path is not None and state_path is not None:
-        save_checkpoint(
-            checkpoint.path,
-            checkpoint.model,
-            architecture=architecture,
-            normalisation=checkpoint.normalisation,
-            data=checkpoint.data,
-            class_names=checkpoint.class_names,
-            input_shape=checkpoint.input_shape,
-            training=record,
-            half=half,
-        )
+        _save(checkpoint, checkpoint.path, architecture, half)
         if not interrupted:
             state_path.unlink(missing_ok=True)
     return checkpoint
+
+
+def _save(checkpoint: Checkpoint, path: Path, architecture: Architecture, half: bool) -> None:
+    """Write the trained net with everything that is known about it."""
+    save_checkpoint(
+        path,
+        checkpoint.model,
+        architecture=architecture,
+        normalisation=checkpoint.normalisation,
+        data=checkpoint.data,
+        class_names=checkpoint.class_names,
+        input_shape=checkpoint.input_shape,
+        training=checkpoint.training,
+        half=half,
+    )
 
 
 def _finish(
