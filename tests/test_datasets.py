@@ -133,7 +133,7 @@ class TestNpz:
             scale=np.array(100.0),
         )
         data = open_data(path, split="train")
-        assert (data.class_names, data.split, data.name) == (("x", "y", "z"), "train", "a")
+        assert (data.class_names, data.split, data.name) == (("x", "y", "z"), "train", "a.npz")
         assert data.labels.tolist() == [1, 1]
         assert everything(data)[0][0, 0, 0, 0].item() == pytest.approx(75 / 100)
 
@@ -273,7 +273,7 @@ class TestFolder:
         pixels = save_images(tmp_path / "pets")
         data = open_data(tmp_path / "pets")
         inputs, labels = everything(data, batch_size=4)
-        assert (data.name, data.class_names, data.split) == ("pets", ("cat", "dog"), None)
+        assert (data.name, data.class_names, data.split) == ("pets/", ("cat", "dog"), None)
         assert labels.tolist() == [0, 0, 0, 1, 1, 1]
         expected = np.stack(list(pixels.values())).transpose(0, 3, 1, 2) / np.float32(255)
         np.testing.assert_array_equal(inputs.numpy(), expected)
@@ -332,6 +332,13 @@ class TestFolder:
         assert marks[0] == marks[1]
         (tmp_path / "two" / "dog" / "2.png").rename(tmp_path / "two" / "dog" / "3.png")
         assert open_data(tmp_path / "two").fingerprint() != marks[0]
+
+
+def test_files_and_folders_never_pass_for_data_with_a_name_of_its_own(tmp_path):
+    (tmp_path / "a").mkdir()
+    save_images(tmp_path / "a" / "mnist")
+    found = [open_data(tmp_path / "a" / "mnist"), open_data(save_npz(tmp_path / "digits.npz"))]
+    assert not {data.name for data in found} & set(datasets.DATA_NAMES)
 
 
 class TestNormalisation:

@@ -183,6 +183,13 @@ class TestRecord:
         assert made.normalisation == ((0.25,), (0.5,))
 
 
+def test_only_data_with_a_name_of_its_own_is_named_in_the_checkpoint(digits, finished):
+    assert finished.data == "digits"
+    made = train(NET, as_data(next(digits[0].batches(96))), recipe=replace(QUICK, epochs=1))
+    assert made.data is None
+    assert made.training["data"] == "data"
+
+
 def test_training_learns(digits):
     recipe = Recipe(epochs=12, batch_size=32, learning_rate=0.1, warmup_epochs=2, seed=1)
     made = train("resnet8,width=8", *digits, recipe=recipe)

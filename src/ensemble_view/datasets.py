@@ -20,7 +20,7 @@ from ensemble_view.labelled_data import IndexedData, LabelledData, Preprocessing
 from ensemble_view.loader_data import LoaderData, labels_of
 from ensemble_view.sources import ArraySource, DatasetSource, FileSource
 
-__all__ = ["LabelledData", "as_data", "bundled", "default_root", "open_data"]
+__all__ = ["DATA_NAMES", "LabelledData", "as_data", "bundled", "default_root", "open_data"]
 
 _TORCHVISION = {
     "cifar10": "CIFAR10",
@@ -28,7 +28,9 @@ _TORCHVISION = {
     "mnist": "MNIST",
     "fashion-mnist": "FashionMNIST",
 }
-_NAMES = ("digits", *_TORCHVISION)
+DATA_NAMES = ("digits", *_TORCHVISION)
+"""The data sets that have a name of their own."""
+
 _CHANNELS = (1, 3, 4)
 
 
@@ -93,7 +95,7 @@ def open_data(
         path = bundled("digits.npz") if spec == "digits" else Path(spec)
         if not path.exists():
             raise DataError(
-                f"There is no data {str(spec)!r}: expected one of {', '.join(_NAMES)}, an .npz "
+                f"There is no data {str(spec)!r}: expected one of {', '.join(DATA_NAMES)}, an .npz "
                 "file, or a folder with one subfolder per class."
             )
         data = _open_folder(path, split) if path.is_dir() else _open_npz(path, split)
@@ -104,7 +106,7 @@ def open_data(
         mean=None if mean is None else tuple(mean),
         std=None if std is None else tuple(std),
     )
-    name = spec if isinstance(spec, str) and spec in _NAMES else data.name
+    name = spec if isinstance(spec, str) and spec in DATA_NAMES else data.name
     data = IndexedData(name, data.source, data.indices, settings, data.class_names, data.split)
     return data if limit is None else data.subset(limit, seed)
 
@@ -254,7 +256,7 @@ def _open_npz(path: Path, split: str) -> IndexedData:
     chosen, part = np.arange(len(source.labels)), None
     if "split" in arrays:
         chosen, part = _members(arrays["split"], split, path, len(source.labels)), split
-    return IndexedData(path.stem, source, chosen, Preprocessing(scale=scale), names, part)
+    return IndexedData(path.name, source, chosen, Preprocessing(scale=scale), names, part)
 
 
 def _scale(stored: npt.NDArray[Any] | None, path: Path) -> float:
@@ -319,7 +321,8 @@ def _open_folder(path: Path, split: str) -> IndexedData:
     files = [Path(file).relative_to(path).as_posix() for file, _ in found.samples]
     labels = np.array([label for _, label in found.samples], dtype=np.int64)
     source = FileSource(path, files, labels)
-    name = path.resolve().name if part is None else f"{path.resolve().parent.name}/{part}"
+    # The stroke keeps a folder from passing for a data set with a name of its own.
+    name = f"{path.resolve().name}/" if part is None else f"{path.resolve().parent.name}/{part}"
     names = tuple(found.classes)
     return IndexedData(name, source, np.arange(len(labels)), Preprocessing(), names, part)
 

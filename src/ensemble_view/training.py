@@ -17,6 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ensemble_view.checkpoints import Checkpoint, Normalisation, save_checkpoint, weights_hash
+from ensemble_view.datasets import DATA_NAMES
 from ensemble_view.labelled_data import IndexedData
 from ensemble_view.models import Architecture, build
 from ensemble_view.recipe import Recipe, TrainingError, augment, epoch_generator, learning_rate_at
@@ -193,7 +194,8 @@ def _finish(
         model=model,
         architecture=str(architecture),
         normalisation=normalisation,
-        data=train_data.name,
+        # A path or a nickname would mean something else, or nothing, where the net is used.
+        data=train_data.name if train_data.name in DATA_NAMES else None,
         class_names=train_data.class_names,
         input_shape=tuple(train_data.take([0])[0].shape[1:]),
         training=record,
