@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any, cast
 
 import torch
@@ -76,29 +77,55 @@ class _Cutter:
         if list(targets) == [source]:
             return identity
         graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {source: graph.placeholder("x")}
-        context = graph.placeholder("context")
+        x, context = graph.placeholder("x"), graph.placeholder("context")
+        origins = self._origins(source, targets)
+        copies: dict[fx.Node, fx.Node] = {source: x}
         tensors: dict[str, Tensor] = {}
-        needed = ancestors(targets, stop=source)
         for node in self._captured.graph.nodes:
-            if node not in needed or node in copies:
-                continue
-            if node in self._captured.tensors:
+            origin = origins.get(node)
+            if origin is _Origin.ATTRIBUTE:
                 copies[node] = self._attribute(graph, tensors, node)
-            elif self._is_context(node):
-                replacement = self._batch_size(graph, copies[source], source, node)
-                if replacement is None:
-                    place = self._place_in_context(node)
-                    replacement = graph.call_function(operator.getitem, (context, place))
-                copies[node] = replacement
-            elif node.op == "call_function":
+            elif origin is _Origin.SIZE:
+                dimension = _dimension_of(source, node)
+                copies[node] = graph.call_function(torch.ops.aten.sym_size.int, (x, dimension))
+            elif origin is _Origin.CONTEXT:
+                place = self._place_in_context(node)
+                copies[node] = graph.call_function(operator.getitem, (context, place))
+            elif origin is _Origin.COPY:
                 copies[node] = graph.node_copy(node, lambda old: copies[old])
         total = copies[targets[0]]
         for target in targets[1:]:
             total = graph.call_function(torch.ops.aten.add.Tensor, (total, copies[target]))
-            total.meta = dict(target.meta)
         graph.output(total)
         return cast("Part", _module(tensors, graph))
+
+    def _origins(self, source: fx.Node, targets: Sequence[fx.Node]) -> dict[fx.Node, _Origin]:
+        """Of each value that a part needs, where the part takes it from."""
+        downstream = _descendants(source) & self._flow.members
+        found: dict[fx.Node, _Origin] = {}
+        waiting = list(targets)
+        while waiting:
+            node = waiting.pop()
+            if node not in found and node is not source:
+                found[node] = self._origin(node, source, downstream)
+                if found[node] is _Origin.COPY:
+                    waiting.extend(node.all_input_nodes)
+        return found
+
+    def _origin(self, node: fx.Node, source: fx.Node, downstream: set[fx.Node]) -> _Origin:
+        if node in self._captured.tensors:
+            return _Origin.ATTRIBUTE
+        if node in self._flow.members:
+            return _Origin.COPY
+        if node not in self._depends_on_input:
+            return _Origin.COPY
+        if is_tensor(node) or node.op == "placeholder":
+            return _Origin.CONTEXT
+        if _dimension_of(source, node) is not None:
+            return _Origin.SIZE
+        read_off = [tensor for tensor in node.all_input_nodes if is_tensor(tensor)]
+        here = all(tensor is source or tensor in downstream for tensor in read_off)
+        return _Origin.COPY if here else _Origin.CONTEXT
 
     def stem(self, target: fx.Node) -> Callable[..., tuple[Tensor, Context]]:
         """Cut what lies between the model's arguments and a trunk value, with the context."""
@@ -124,29 +151,6 @@ class _Cutter:
         tensors[node.name] = self._captured.tensors[node]
         return graph.get_attr(node.name)
 
-    def _is_context(self, node: fx.Node) -> bool:
-        """Whether a value depends on the input but not on the trunk: from outside the part."""
-        if node in self._flow.members and is_tensor(node):
-            return False
-        if not is_tensor(node) and any(
-            source in self._flow.members for source in node.all_input_nodes
-        ):
-            # A number read off the trunk (a shape), or one of several results of an operation.
-            return not any(is_tensor(user) for user in node.users) or node.op != "call_function"
-        return node in self._depends_on_input
-
-    def _batch_size(
-        self, graph: fx.Graph, x: fx.Node, source: fx.Node, node: fx.Node
-    ) -> fx.Node | None:
-        """Read a symbolic size off the part's own input, so that it follows the batch."""
-        wanted = node.meta.get("val")
-        if not isinstance(wanted, torch.SymInt):
-            return None
-        for dimension, size in enumerate(source.meta["val"].shape):
-            if isinstance(size, torch.SymInt) and size.node.expr == wanted.node.expr:
-                return graph.call_function(torch.ops.aten.sym_size.int, (x, dimension))
-        return None
-
     def _place_in_context(self, node: fx.Node) -> int:
         if node not in self._context:
             if ancestors([node]) & set(self._flow.trunk[1:]):
@@ -156,6 +160,37 @@ class _Cutter:
                 )
             self._context.append(node)
         return self._context.index(node)
+
+
+class _Origin(Enum):
+    """Where a part takes a value from."""
+
+    ATTRIBUTE = "the model's own tensors"
+    CONTEXT = "the context, computed once per batch"
+    SIZE = "the shape of the part's input, so that it follows the batch"
+    COPY = "computed in the part"
+
+
+def _dimension_of(source: fx.Node, node: fx.Node) -> int | None:
+    """Which dimension of a value has the symbolic size that a node stands for."""
+    wanted = node.meta.get("val")
+    if not isinstance(wanted, torch.SymInt):
+        return None
+    for dimension, size in enumerate(source.meta["val"].shape):
+        if isinstance(size, torch.SymInt) and size.node.expr == wanted.node.expr:
+            return dimension
+    return None
+
+
+def _descendants(source: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    waiting = [source]
+    while waiting:
+        for user in waiting.pop().users:
+            if user not in found:
+                found.add(user)
+                waiting.append(user)
+    return found
 
 
 def _module(tensors: dict[str, Tensor], graph: fx.Graph) -> fx.GraphModule:
