@@ -18,7 +18,7 @@ import ensemble_view
 from ensemble_view.figures import comparison_figure, save_figure
 
 RESIDUAL = ("digits-resnet110", "digits-resnet110v2")
-PLAIN = ("digits-plain20", "digits-vgg15")
+PLAIN = ("digits-plain32", "digits-vgg15")
 
 
 def run(folder: Path, *, limit: int | None = None) -> dict[str, ensemble_view.LesionResult]:
