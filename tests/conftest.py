@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from cases import CASES, Case
 from ensemble_view import Chain, unravel
 from ensemble_view.interventions import Intervention
 from ensemble_view.plan import Plan, bind
+
+# The same examples on every machine, however slow it is.
+settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("repeatable")
 
 
 @dataclass(frozen=True, eq=False)
