@@ -1,0 +1,141 @@
+"""Imports go one way: who may know whom is a table, and every import in the sources obeys it."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ensemble_view"
+
+# A folder is one component, known by its name. Whoever adds a module says here what it may know.
+ALLOWED: dict[str, str] = {
+    "errors": "",
+    # What is done to a net, as values; no tensor is needed to read or test these.
+    "interventions": "errors",
+    "plan": "errors interventions",
+    # From a model to a chain, and a chain at work.
+    "sites": "",
+    "chain": "errors plan",
+    "discovery": "chain errors sites",
+    "hooks": "chain discovery errors interventions plan sites",
+    "fusion": "chain",
+    "measures": "errors",
+    "engine": "chain errors fusion measures plan",
+    "calibration": "engine",
+    # From outcomes to what people read.
+    "contrasts": "errors",
+    "statistics": "contrasts errors",
+    "result_files": "errors",
+    "result_text": "errors records",
+    "records": "errors result_files",
+    "results": "errors records result_files result_text statistics",
+    "figures": "errors records results",
+    # Nets and data.
+    "bundled": "errors",
+    "weights_file": "errors",
+    "models": "errors",
+    "checkpoints": "bundled errors models weights_file",
+    "labelled_data": "errors",
+    "sources": "errors labelled_data",
+    "loader_data": "errors labelled_data sources",
+    "datasets": "bundled errors labelled_data loader_data sources",
+    "recipe": "errors",
+    "training_state": "errors recipe weights_file",
+    "training": "checkpoints datasets errors labelled_data models recipe training_state"
+    " weights_file",
+    # What puts it all together.
+    "studies": "calibration chain checkpoints datasets discovery engine errors interventions"
+    " loader_data plan results",
+    "bench": "chain engine errors fusion hooks interventions plan",
+    "cli": "bench calibration checkpoints datasets errors figures hooks interventions models recipe"
+    " result_files results studies training",
+}
+
+# Imports inside a function: a result draws itself, but only when it is asked to.
+DEFERRED = {("results", "figures")}
+
+WITHOUT_TORCH = (
+    "errors",
+    "interventions",
+    "plan",
+    "contrasts",
+    "statistics",
+    "records",
+    "result_files",
+    "result_text",
+    "results",
+    "figures",
+)
+
+LONGEST_FILE = 500
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def component(file: Path) -> str:
+    first = file.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported(file: Path) -> Iterator[tuple[str, int]]:
+    """Full names of what a file imports, with the line; names from a package are joined to it."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name}:{node.lineno} imports relatively"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_the_table_allows(file):
+    name = component(file)
+    if name in ("__init__", "__main__"):
+        return
+    assert name in ALLOWED, f"{name} is new: say in the table of this test what it may import"
+    allowed = {*ALLOWED[name].split(), name}
+    for target, line in imported(file):
+        package, _, rest = target.partition(".")
+        if package != PACKAGE.name or (name == "cli" and rest in ("", "__version__")):
+            continue
+        known = rest.split(".")[0]
+        assert known in ALLOWED, f"{file.name}:{line} imports {target}, which defines nothing"
+        assert known in allowed or (name, known) in DEFERRED, (
+            f"{file.name}:{line} imports {known}, which {name} should not know"
+        )
+
+
+def test_the_table_has_no_cycle_and_no_module_that_is_gone():
+    graph = {name: allowed.split() for name, allowed in ALLOWED.items()}
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert order.index("cli") > order.index("studies") > order.index("engine")
+    present = {component(file) for file in sources()}
+    assert set(ALLOWED) <= present
+    assert {known for allowed in graph.values() for known in allowed} <= set(ALLOWED)
+
+
+def test_only_the_entry_point_imports_the_command_line():
+    importers = {
+        component(file)
+        for file in sources()
+        for target, _ in imported(file)
+        if target.startswith(f"{PACKAGE.name}.cli")
+    }
+    assert importers == {"__main__"}
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_what_needs_no_tensors_imports_no_torch(name):
+    targets = [target for target, _ in imported(PACKAGE / f"{name}.py")]
+    assert not [target for target in targets if target.split(".")[0] in ("torch", "torchvision")]
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_files_are_short_enough_to_read(file):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE

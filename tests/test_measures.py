@@ -1,0 +1,112 @@
+"""Per-example measures against numpy written out from their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ensemble_view.errors import MeasurementError
+from ensemble_view.measures import MEASURES, Reference, gather, measure
+
+
+def by_definition(logits: np.ndarray, full: np.ndarray, labels: np.ndarray) -> dict:
+    """Softmax, cross-entropy, argmax and KL, one example after another."""
+    rows: dict[str, list] = {name: [] for name in MEASURES}
+    for mine, whole, label in zip(logits, full, labels, strict=True):
+        q = np.exp(mine - mine.max())
+        p = np.exp(whole - whole.max())
+        q, p = q / q.sum(), p / p.sum()
+        rows["correct"].append(int(np.argmax(mine)) == int(label))
+        rows["loss"].append(-np.log(q[label]))
+        rows["agreement"].append(int(np.argmax(mine)) == int(np.argmax(whole)))
+        rows["divergence"].append(sum(a * (np.log(a) - np.log(b)) for a, b in zip(p, q)))
+    return {name: np.array(values) for name, values in rows.items()}
+
+
+@given(
+    st.integers(1, 7),
+    st.integers(2, 6),
+    st.floats(0.1, 8.0),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(0, 2**16),
+)
+def test_measures_follow_their_definitions(examples, classes, spread, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    full, mine = (
+        spread * torch.randn(examples, classes, generator=generator, dtype=torch.float64)
+        for _ in range(2)
+    )
+    full, mine = full.to(dtype), mine.to(dtype)
+    labels = torch.randint(classes, (examples,), generator=generator)
+    found = gather(measure(mine, Reference.of(full, labels))[None], ["plan"])
+    expected = by_definition(mine.double().numpy(), full.double().numpy(), labels.numpy())
+    for name in MEASURES:
+        assert found[name].shape == (1, examples)
+        np.testing.assert_allclose(found[name][0], expected[name], rtol=2e-5, atol=2e-5)
+    assert found["correct"].dtype == found["agreement"].dtype == np.bool_
+
+
+def test_the_full_net_agrees_with_itself_and_diverges_by_nothing():
+    logits = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
+    rows = measure(logits, Reference.of(logits, logits.argmax(1)))
+    correct, loss, agreement, divergence, finite = rows
+    assert correct.all()
+    assert agreement.all()
+    assert finite.all()
+    assert torch.equal(divergence, torch.zeros(50))
+    assert (loss > 0).all()
+
+
+def test_half_precision_is_measured_in_single():
+    generator = torch.Generator().manual_seed(0)
+    half = 4 * torch.randn(20, 10, generator=generator)
+    half = half.to(torch.bfloat16)
+    labels = torch.randint(10, (20,), generator=generator)
+    rows = measure(half, Reference.of(half.flip(0), labels))
+    exact = measure(half.double(), Reference.of(half.flip(0).double(), labels))
+    torch.testing.assert_close(rows.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+NAN = torch.full((2, 3), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (
+            torch.zeros(2, 3, 4),
+            [0, 1],
+            r"^The model's output has the shape \(2, 3, 4\); measuring accuracy needs logits of "
+            r"the shape \(2, classes\), one row per example\.$",
+        ),
+        (torch.zeros(6), [0] * 6, r"has the shape \(6,\); measuring accuracy needs logits of"),
+        (torch.zeros(3, 4), [0, 1], r"has the shape \(3, 4\); .* shape \(2, classes\), one row"),
+        (
+            torch.zeros(2, 3),
+            [0, 3],
+            r"^The labels run from 0 to 3, but the model has 3 classes \(0 to 2\); check that data "
+            r"set and model belong together\.$",
+        ),
+        (torch.zeros(2, 3), [-1, 1], r"^The labels run from -1 to 1, but the model has 3 classes"),
+        (NAN, [0, 1], r"^The full net's logits are not finite; check its weights, the normalis"),
+        (NAN.fill_(float("inf")).clone(), [0, 1], r"^The full net's logits are not finite"),
+    ],
+)
+def test_outputs_that_cannot_be_measured_are_refused_in_words(logits, labels, message):
+    with pytest.raises(MeasurementError, match=message):
+        Reference.of(logits, torch.tensor(labels))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_lesion_that_is_not_finite_is_named(value):
+    full = torch.zeros(3, 4)
+    reference = Reference.of(full, torch.tensor([0, 1, 2]))
+    broken = full.clone()
+    broken[1, 2] = value
+    rows = torch.stack([measure(full, reference), measure(broken, reference)])
+    message = r"^The logits are not finite after the plan delete 7, though the full net's are; use"
+    with pytest.raises(MeasurementError, match=message):
+        gather(rows, ["keep 0-8", "delete 7"])
