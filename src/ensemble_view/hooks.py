@@ -63,20 +63,33 @@ def edited(target: Chain | nn.Module, *interventions: Intervention) -> Iterator[
         if isinstance(target, Chain):
             stack.enter_context(edited_by_plan(target, bind(composed, target.outline)))
         else:
-            started = False
-
-            def first_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                nonlocal started
-                if started:
-                    return
-                started = True
-                chain = unravel_arguments(model, (args, kwargs))
-                mode = stack.enter_context(edited_by_plan(chain, bind(composed, chain.outline)))
-                mode.join(args, kwargs)
-
+            if any(isinstance(hook, _FirstCall) for hook in target._forward_pre_hooks.values()):
+                raise InterventionError(
+                    f"{type(target).__name__} is being edited already; give all interventions to "
+                    "one edited(...), or unravel the model first and give the chain."
+                )
+            first_call = _FirstCall(composed, stack)
             handle = target.register_forward_pre_hook(first_call, prepend=True, with_kwargs=True)
             stack.callback(handle.remove)
         yield
+
+
+class _FirstCall:
+    """Unravels a bare model when it is called for the first time, and begins the edit."""
+
+    def __init__(self, intervention: Intervention, stack: ExitStack) -> None:
+        self._intervention = intervention
+        self._stack = stack
+        self._started = False
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # Unravelling calls the model, too.
+        if self._started:
+            return
+        self._started = True
+        chain = unravel_arguments(model, (args, kwargs))
+        plan = bind(self._intervention, chain.outline)
+        self._stack.enter_context(edited_by_plan(chain, plan)).join(args, kwargs)
 
 
 @contextmanager
