@@ -62,6 +62,7 @@ class Block:
         shortcut_kind: ``identity``, ``projection``, ``zero-pad``, ``pooling`` or ``none``.
         shape_in: Shape of the block's input without the batch dimension.
         shape_out: Shape of its output without the batch dimension.
+        units: The residual sums that the block is made of, where these are several.
 
     Example:
         >>> import torch
@@ -81,6 +82,81 @@ class Block:
     shortcut_kind: ShortcutKind = "identity"
     shape_in: tuple[int, ...] = ()
     shape_out: tuple[int, ...] = ()
+    units: tuple[Block, ...] = ()
+
+    @classmethod
+    def of_units(cls, index: int, name: str, units: Sequence[Block]) -> Block:
+        """Make one block of residual sums that follow each other, such as a transformer layer's.
+
+        Its shortcut is the way through all of them with all branches deleted, up to the last sum;
+        its branch is what the last sum holds beyond that; its ``after`` is the last one's.
+
+        Args:
+            index: Of the block.
+            name: Of the block.
+            units: At least one; a single one stays as it is.
+
+        Returns:
+            The block.
+
+        Example:
+            >>> double = Block(0, "double", branch=lambda x, context: x)
+            >>> layer = Block.of_units(0, "layer", [double, double])
+            >>> layer(1.0), layer.deleted(1.0), layer.branch(1.0, ())
+            (4.0, 1.0, 3.0)
+        """
+        *earlier, last = units
+        if not earlier:
+            return replace(last, index=index, name=name)
+        whole = replace(last, after=identity)
+
+        def shortcut(x: Tensor, context: Context) -> Tensor:
+            for unit in (*earlier, whole):
+                x = unit.deleted(x, context)
+            return x
+
+        def branch(x: Tensor, context: Context) -> Tensor:
+            full = x
+            for unit in (*earlier, whole):
+                full = unit(full, context)
+            return full - shortcut(x, context)
+
+        kinds = [unit.shortcut_kind for unit in units if unit.shortcut_kind != "identity"]
+        return cls(
+            index=index,
+            name=name,
+            shortcut=shortcut,
+            branch=branch,
+            after=last.after,
+            shortcut_kind=kinds[0] if kinds else "identity",
+            shape_in=units[0].shape_in,
+            shape_out=last.shape_out,
+            units=tuple(units),
+        )
+
+    def preceded_by(self, link: Part, shape_in: tuple[int, ...]) -> Block:
+        """The same block with something more in front of ``before``.
+
+        Args:
+            link: What runs first.
+            shape_in: Shape of its input without the batch dimension.
+
+        Returns:
+            The block.
+        """
+        before = self.before
+        return replace(
+            self,
+            before=lambda x, context: before(link(x, context), context),
+            shape_in=shape_in,
+        )
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Before, shortcut, branch and after, of each residual sum in turn."""
+        if self.units:
+            return tuple(part for unit in self.units for part in unit.parts)
+        return (self.before, self.shortcut, self.branch, self.after)
 
     @property
     def changes_shape(self) -> bool:
@@ -107,6 +183,10 @@ class Block:
         Returns:
             The block's output.
         """
+        if self.units:
+            for unit in self.units:
+                x = unit(x, context)
+            return x
         shared = self.before(x, context)
         branch = self.branch(shared, context)
         total = self.shortcut(shared, context) + branch if self.is_residual else branch

@@ -10,7 +10,7 @@ are never written to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -112,7 +112,7 @@ def fuse(chain: Chain) -> FusedChain:
     if isinstance(part, fx.GraphModule):
         stem = cast("Any", stem).with_part(_optimised(part))
     parts = [stem, chain.head, *chain.links.values()]
-    parts += [p for b in chain.blocks for p in (b.before, b.shortcut, b.branch, b.after)]
+    parts += [part for block in chain.blocks for part in block.parts]
     return FusedChain(
         stem=stem,
         blocks=tuple(_fuse_block(block) for block in chain.blocks),
@@ -131,11 +131,24 @@ def _fuse_part(part: Part) -> Part:
 
 
 def _fuse_block(block: Block) -> FusedBlock:
-    parts = (block.before, block.shortcut, block.branch, block.after)
-    if not all(isinstance(part, fx.GraphModule) or part is identity for part in parts):
+    if block.units:
+        units = [_fuse_block(unit) for unit in block.units]
+        return FusedBlock(
+            _in_turn([unit.kept for unit in units]), _in_turn([unit.deleted for unit in units])
+        )
+    if not all(isinstance(part, fx.GraphModule) or part is identity for part in block.parts):
         return FusedBlock(block.__call__, block.deleted)
     deleted = _whole(block, keep=False) if block.is_residual else block.deleted
     return FusedBlock(_whole(block, keep=True), deleted)
+
+
+def _in_turn(parts: Sequence[Part]) -> Part:
+    def run(x: Tensor, context: Context) -> Tensor:
+        for part in parts:
+            x = part(x, context)
+        return x
+
+    return run
 
 
 def _whole(block: Block, *, keep: bool) -> Part:

@@ -27,11 +27,12 @@ from ensemble_view.discovery.capture import (
 from ensemble_view.discovery.cutting import cut
 from ensemble_view.discovery.dataflow import Flow, flow_from
 from ensemble_view.discovery.evaluation import evaluating
+from ensemble_view.discovery.granularity import Granularity, group_spans
 from ensemble_view.discovery.provenance import Provenance, trace_provenance
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.sites import modes_on
 
-__all__ = ["Example", "Provenance", "unravel", "unravel_arguments"]
+__all__ = ["Example", "Granularity", "Provenance", "unravel", "unravel_arguments"]
 
 
 def unravel(
@@ -39,6 +40,7 @@ def unravel(
     example: Example,
     *,
     plain: bool = False,
+    granularity: Granularity = "block",
     output: str | int | None = None,
 ) -> Chain:
     """Take a residual net apart into stem, blocks, links and head.
@@ -54,6 +56,8 @@ def unravel(
         example: What the model is called with: a tensor, a tuple of positional arguments or a
             dictionary of keyword arguments. The first dimension is the batch.
         plain: Take the conv-norm-activation units of a net without shortcuts as blocks.
+        granularity: ``block``: all residual sums of a layer (a transformer layer's attention and
+            feed-forward branch) are one block; ``branch``: each is one.
         output: Which of several outputs to follow, by key or position; by default ``logits``, else
             the first floating-point tensor.
 
@@ -71,7 +75,9 @@ def unravel(
         >>> len(chain.blocks), chain.blocks[2]
         (8, Block(2, 'layer2.0', projection, 64×16×16 → 128×8×8))
     """
-    return unravel_arguments(model, as_arguments(example), plain=plain, output=output)
+    return unravel_arguments(
+        model, as_arguments(example), plain=plain, granularity=granularity, output=output
+    )
 
 
 def unravel_arguments(
@@ -79,6 +85,7 @@ def unravel_arguments(
     arguments: Arguments,
     *,
     plain: bool = False,
+    granularity: Granularity = "block",
     output: str | int | None = None,
 ) -> Chain:
     """Do the same for an example that is split into positional and keyword arguments.
@@ -87,6 +94,7 @@ def unravel_arguments(
         model: As for :func:`unravel`.
         arguments: Positional arguments and keyword arguments.
         plain: As for :func:`unravel`.
+        granularity: As for :func:`unravel`.
         output: As for :func:`unravel`.
 
     Returns:
@@ -102,22 +110,28 @@ def unravel_arguments(
         )
     with torch.inference_mode(False):
         arguments = _copied(arguments)
-        return _unravel(model, arguments, plain=plain, output=output)
+        return _unravel(model, arguments, plain=plain, granularity=granularity, output=output)
 
 
 def _unravel(
-    model: nn.Module, arguments: Arguments, *, plain: bool, output: str | int | None
+    model: nn.Module,
+    arguments: Arguments,
+    *,
+    plain: bool,
+    granularity: Granularity,
+    output: str | int | None,
 ) -> Chain:
     _check_deterministic(model, arguments)
     captured = capture(model, arguments, output)
     flow, spans, additions = _find(captured, plain=plain)
     if not spans:
         raise DiscoveryError(_nothing_found(model, additions, plain=plain))
+    groups = group_spans(flow, spans, model, granularity)
     chain = replace(
-        cut(captured, flow, spans),
+        cut(captured, flow, groups),
         model=model,
         additions=tuple(additions),
-        provenance=trace_provenance(captured, flow, spans, model),
+        provenance=trace_provenance(captured, flow, groups),
     )
     _prove(chain, model, arguments, captured.pick)
     return chain

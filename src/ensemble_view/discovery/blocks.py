@@ -21,7 +21,14 @@ from ensemble_view.discovery.capture import is_tensor, site_of
 from ensemble_view.discovery.dataflow import Flow, between
 from ensemble_view.sites import ModuleCall, Site
 
-__all__ = ["Span", "find_residual_blocks", "find_units", "shape_of"]
+__all__ = [
+    "Span",
+    "common_stack",
+    "find_residual_blocks",
+    "find_units",
+    "shape_of",
+    "stack_of",
+]
 
 aten = torch.ops.aten
 
@@ -229,12 +236,16 @@ def _kind(region: Sequence[fx.Node]) -> ShortcutKind:
     return "zero-pad" if operations & _PAD else "pooling"
 
 
-def _stack(node: fx.Node) -> tuple[ModuleCall, ...]:
+def stack_of(node: fx.Node) -> tuple[ModuleCall, ...]:
+    """The module calls around the code that makes a node's value, the model itself first."""
     site = site_of(node)
     return site.stack if isinstance(site, Site) else (("", 0),)
 
 
-def _common(stacks: Sequence[tuple[ModuleCall, ...]]) -> tuple[ModuleCall, ...]:
+def common_stack(stacks: Sequence[tuple[ModuleCall, ...]]) -> tuple[ModuleCall, ...]:
+    """The module calls that several stacks begin with."""
+    if not stacks:
+        return ()
     shortest = min(stacks, key=len)
     for depth, call in enumerate(shortest):
         if any(stack[depth] != call for stack in stacks):
@@ -244,13 +255,13 @@ def _common(stacks: Sequence[tuple[ModuleCall, ...]]) -> tuple[ModuleCall, ...]:
 
 def _names(flow: Flow, sums: Sequence[_Sum]) -> list[str]:
     """The module whose code makes the sum; if it makes several, the module of the branch."""
-    owners = Counter(_stack(block.total)[-1] for block in sums)
+    owners = Counter(stack_of(block.total)[-1] for block in sums)
     names: list[str] = []
     for block in sums:
-        path, call = owner = _stack(block.total)[-1]
+        path, call = owner = stack_of(block.total)[-1]
         if not path or owners[owner] > 1:
             region = [node for b in block.branches for node in between(flow, block.shared, b)]
-            inside = _common([_stack(node) for node in region]) or ((path, call),)
+            inside = common_stack([stack_of(node) for node in region]) or ((path, call),)
             path, call = inside[-1] if inside[-1][0].startswith(path) else (path, call)
         names.append((path or "block") + (f"@{call}" if call else ""))
     repeated = {name for name, count in Counter(names).items() if count > 1}
@@ -265,7 +276,7 @@ def _names(flow: Flow, sums: Sequence[_Sum]) -> list[str]:
 def _spans(flow: Flow, sums: Sequence[_Sum]) -> list[Span]:
     """Give each value between two sums to the first (after), the second (before) or a link."""
     rank = {node: position for position, node in enumerate(flow.trunk)}
-    owners = [_stack(block.total) for block in sums]
+    owners = [stack_of(block.total) for block in sums]
     entries = [block.shared for block in sums]
     exits = [block.total for block in sums]
     for position in range(len(sums) + 1):
@@ -301,7 +312,7 @@ def _spans(flow: Flow, sums: Sequence[_Sum]) -> list[Span]:
 
 
 def _is_inside(node: fx.Node, owner: tuple[ModuleCall, ...]) -> bool:
-    return _stack(node)[: len(owner)] == owner
+    return stack_of(node)[: len(owner)] == owner
 
 
 def _belongs_after(
@@ -340,7 +351,7 @@ def find_units(flow: Flow) -> list[Span]:
         last = position
         while last + 1 < len(trunk) and _operation(trunk[last + 1]) in _NORM | _ACTIVATION:
             last += 1
-        path, call = _stack(node)[-1]
+        path, call = stack_of(node)[-1]
         spans.append(
             Span(
                 name=(path or f"unit{len(spans)}") + (f"@{call}" if call else ""),

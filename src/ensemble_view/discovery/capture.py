@@ -160,7 +160,7 @@ def capture(model: nn.Module, arguments: Arguments, output: str | int | None = N
         )
     graph = program.graph
     _rename_in_place(graph)
-    _drop_dropout(graph)
+    _drop_what_does_nothing(graph)
     placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
     tensors: dict[fx.Node, Tensor] = {}
     inputs: list[fx.Node | None] = []
@@ -287,11 +287,22 @@ def _rename_in_place(graph: fx.Graph) -> None:
         node.target = functional
 
 
-def _drop_dropout(graph: fx.Graph) -> None:
+def _drop_what_does_nothing(graph: fx.Graph) -> None:
+    """Take out dropout in evaluation, conversions to the type at hand, and assertions."""
     for node in list(graph.nodes):
-        if node.target in _DROPOUT:
-            node.replace_all_uses_with(cast("fx.Node", node.args[0]))
+        source = node.args[0] if node.args else None
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph.erase_node(node)
+        elif isinstance(source, fx.Node) and (node.target in _DROPOUT or _converts_nothing(node)):
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+
+def _converts_nothing(node: fx.Node) -> bool:
+    if getattr(node.target, "overloadpacket", None) is not torch.ops.aten.to:
+        return False
+    before, after = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
+    return bool(before.dtype == after.dtype and before.device == after.device)
 
 
 def _choose_output(

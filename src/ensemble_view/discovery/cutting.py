@@ -15,18 +15,19 @@ from ensemble_view.chain import Block, Chain, Context, Part, identity
 from ensemble_view.discovery.blocks import Span, shape_of
 from ensemble_view.discovery.capture import Capture, is_tensor
 from ensemble_view.discovery.dataflow import Flow, ancestors
+from ensemble_view.discovery.granularity import Group
 from ensemble_view.errors import DiscoveryError
 
 __all__ = ["cut"]
 
 
-def cut(captured: Capture, flow: Flow, spans: Sequence[Span]) -> Chain:
+def cut(captured: Capture, flow: Flow, groups: Sequence[Group]) -> Chain:
     """Cut a graph along block boundaries.
 
     Args:
         captured: The model's graph.
         flow: Its trunk.
-        spans: The blocks, in order, not overlapping.
+        groups: The blocks, in order, not overlapping, each with its residual sums.
 
     Returns:
         A chain without a model behind it; its stem takes the model's own arguments.
@@ -34,30 +35,37 @@ def cut(captured: Capture, flow: Flow, spans: Sequence[Span]) -> Chain:
     cutter = _Cutter(captured, flow)
     blocks: list[Block] = []
     links: dict[int, Part] = {}
-    stem = spans[0].entry
-    end = stem
-    for index, span in enumerate(spans):
-        if span.entry is not end:
-            links[index] = cutter.part(end, [span.entry])
-        blocks.append(
-            Block(
-                index=index,
-                name=span.name,
-                before=cutter.part(span.entry, [span.shared]),
-                shortcut=identity
-                if span.shortcut is None
-                else cutter.part(span.shared, [span.shortcut]),
-                branch=cutter.part(span.shared, span.branches),
-                after=cutter.part(span.total, [span.exit]),
-                shortcut_kind=span.shortcut_kind,
-                shape_in=shape_of(span.entry),
-                shape_out=shape_of(span.exit),
-            )
-        )
-        end = span.exit
+    first = groups[0][1][0].entry
+    end = first
+    for index, (name, spans) in enumerate(groups):
+        if spans[0].entry is not end:
+            links[index] = cutter.part(end, [spans[0].entry])
+        units: list[Block] = []
+        for number, span in enumerate(spans):
+            unit = _block(cutter, number, span)
+            if number and span.entry is not end:
+                unit = unit.preceded_by(cutter.part(end, [span.entry]), shape_of(end))
+            units.append(unit)
+            end = span.exit
+        blocks.append(Block.of_units(index, name, units))
     head = cutter.part(end, [captured.output])
     # The parts before have told which context they need; only now can the stem be cut.
-    return Chain(stem=cutter.stem(stem), blocks=tuple(blocks), head=head, links=links)
+    return Chain(stem=cutter.stem(first), blocks=tuple(blocks), head=head, links=links)
+
+
+def _block(cutter: _Cutter, index: int, span: Span) -> Block:
+    shortcut = identity if span.shortcut is None else cutter.part(span.shared, [span.shortcut])
+    return Block(
+        index=index,
+        name=span.name,
+        before=cutter.part(span.entry, [span.shared]),
+        shortcut=shortcut,
+        branch=cutter.part(span.shared, span.branches),
+        after=cutter.part(span.total, [span.exit]),
+        shortcut_kind=span.shortcut_kind,
+        shape_in=shape_of(span.entry),
+        shape_out=shape_of(span.exit),
+    )
 
 
 class _Cutter:

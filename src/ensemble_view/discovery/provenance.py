@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import fx, nn
+from torch import fx
 
 from ensemble_view.discovery.blocks import Span
 from ensemble_view.discovery.capture import Capture, site_of
 from ensemble_view.discovery.dataflow import Flow, between
+from ensemble_view.discovery.granularity import Group
 from ensemble_view.sites import ModuleCall, Site
 
 __all__ = ["BlockProvenance", "Provenance", "trace_provenance"]
@@ -46,16 +47,13 @@ class Provenance:
     blocks: tuple[BlockProvenance, ...]
 
 
-def trace_provenance(
-    captured: Capture, flow: Flow, spans: Sequence[Span], model: nn.Module
-) -> Provenance:
+def trace_provenance(captured: Capture, flow: Flow, groups: Sequence[Group]) -> Provenance:
     """Find the places of all blocks in the model's code.
 
     Args:
         captured: The graph, whose nodes know their sites.
         flow: The trunk that the blocks lie on.
-        spans: The blocks.
-        model: The model itself.
+        groups: The blocks, each with its residual sums.
 
     Returns:
         Where the hooks have to act.
@@ -87,13 +85,17 @@ def trace_provenance(
         for call in site.stack if site is not None else ():
             members.setdefault(call, set()).add(node)
     blocks: list[BlockProvenance] = []
-    for span in spans:
-        exit_place = place(span.exit)
+    for _, spans in groups:
+        entry, exit_ = spans[0].entry, spans[-1].exit
+        exit_place = place(exit_)
+        found = [additions(span) for span in spans]
         blocks.append(
             BlockProvenance(
-                additions=additions(span),
-                module=_whole_module(set(between(flow, span.entry, span.exit)), members),
-                entry=place(span.entry),
+                additions=sum(found, ()) if all(found) else (),
+                module=_whole_module(
+                    {node for node in between(flow, entry, exit_) if site_of(node)}, members
+                ),
+                entry=place(entry),
                 exit=exit_place if isinstance(exit_place, Site) else None,
             )
         )

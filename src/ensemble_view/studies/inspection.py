@@ -149,10 +149,9 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _parameters(block: Block) -> int:
-    parts = (block.before, block.shortcut, block.branch, block.after)
     seen = {
         id(parameter): parameter.numel()
-        for part in parts
+        for part in block.parts
         if isinstance(part, nn.Module)
         for parameter in part.parameters()
     }
