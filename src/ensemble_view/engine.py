@@ -98,6 +98,8 @@ class Engine:
         """What one pass of all plans over a batch costs, known before it runs."""
         return self._trie.cost
 
+    # As a decorator the mode ends at each yield; a with would leave it on in the caller's loop.
+    @torch.inference_mode()
     def logits(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, Tensor]]:
         """Run all plans on one batch.
 
@@ -109,20 +111,19 @@ class Engine:
             A plan's position and its output, the first plan's first. Plans that are equal share
             one tensor.
         """
-        with torch.inference_mode():
-            x, context = self._start(args, kwargs)
-            # Depth-first: the last node pushed is the next to run.
-            waiting: list[tuple[Node, Tensor]] = [(self._trie.root, x)]
-            del x
-            while waiting:
-                node, activation = waiting.pop()
-                if node.step is not None:
-                    activation = self._execute(node.step, activation, context)
-                if node.plans:
-                    output = self._fused.head(activation, context)
-                    for number in node.plans:
-                        yield number, output
-                waiting.extend((child, activation) for child in reversed(node.children))
+        x, context = self._start(args, kwargs)
+        # Depth-first: the last node pushed is the next to run.
+        waiting: list[tuple[Node, Tensor]] = [(self._trie.root, x)]
+        del x
+        while waiting:
+            node, activation = waiting.pop()
+            if node.step is not None:
+                activation = self._execute(node.step, activation, context)
+            if node.plans:
+                output = self._fused.head(activation, context)
+                for number in node.plans:
+                    yield number, output
+            waiting.extend((child, activation) for child in reversed(node.children))
 
     def profile(self, *args: Any, **kwargs: Any) -> float:
         """Reckon the time of all plans on one batch from one evaluation of each block.
