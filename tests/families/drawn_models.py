@@ -18,6 +18,7 @@ __all__ = [
     "build",
     "example",
     "input_shape",
+    "skeleton",
     "smallest",
     "torchvision_names",
 ]
