@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -27,8 +28,6 @@ from ensemble_view.datasets import as_data, default_root, open_data
 from ensemble_view.errors import DataError
 from ensemble_view.labelled_data import Preprocessing
 from ensemble_view.loader_data import LoaderData
-
-DIGITS_SHA256 = "e58833316a611aec860ebc3f7eea9a8de01ffca6d8b9ddc8fe996f9ce061c5d7"
 
 
 def everything(data, batch_size=7):
@@ -57,11 +56,6 @@ def save_images(root, shape=(6, 5), names=("cat", "dog"), count=3, seed=0):
 
 
 class TestDigits:
-    def test_file_is_the_one_described_in_the_readme(self):
-        content = bundled("digits.npz").read_bytes()
-        assert hashlib.sha256(content).hexdigest() == DIGITS_SHA256
-        assert DIGITS_SHA256 in bundled("README.md").read_text(encoding="utf-8")
-
     def test_split_is_stratified_and_disjoint(self):
         parts = {split: open_data("digits", split=split) for split in ("train", "test")}
         assert {split: len(data) for split, data in parts.items()} == {"train": 1000, "test": 797}
@@ -83,6 +77,14 @@ class TestDigits:
 
 
 class TestBundled:
+    def test_checksums_in_the_readme_are_those_of_the_files(self):
+        text = bundled("README.md").read_text(encoding="utf-8")
+        stated = dict(re.findall(r"^([0-9a-f]{64})  (\S+)$", text, re.MULTILINE))
+        files = [name for name in bundled_names() if name != "README.md"]
+        assert sorted(stated.values()) == files
+        for checksum, name in stated.items():
+            assert hashlib.sha256(bundled(name).read_bytes()).hexdigest() == checksum
+
     def test_unknown_name_lists_what_there_is(self):
         with pytest.raises(DataError, match=r"No file 'absent' travels .* digits\.npz"):
             bundled("absent")
