@@ -261,7 +261,7 @@ _TRANSFORMER_LIKE = {
     "gcvit.GlobalContextVitStage": Rule(
         _gcvit_stage,
         "the global query goes from the stage's input round its blocks to the last attention that "
-        "reads it: a link; the mlp after that is a block",
+        "reads it: a link (one could call it one long block); the mlp after that is a block",
         unsure=True,
     ),
     "gcvit.MbConvBlock": adds(1, "x + convolutions"),
