@@ -62,6 +62,7 @@ UNSURE = {
         "maxvit",
     ): "as blocks, window and grid attention count apart: one class",
     ("timm", "cait"): "the head drops those tokens, so the last mlp does decide the output alone",
+    ("timm", "edgenext"): "as blocks, a stage's two units are one: neither has a sibling by class",
     ("timm", "efficientvim"): "the blocks before the first exit do lie on the trunk",
     ("timm", "volo"): "the auxiliary head's sum of linear and max is taken as a head, not a block",
 }
@@ -120,19 +121,6 @@ def owner_group(model: nn.Module, owner: str) -> str:
     return owner
 
 
-def _joined(model: nn.Module, group: str, run: Iterable[Sum]) -> bool:
-    """Whether a run of sums spans several elements of a list, none with a sibling of its class."""
-    elements = set()
-    for found in run:
-        parts, depth = found.owner.split("."), group.count(".") + 1 if group else 0
-        for end in range(depth + 1, len(parts) + 1):
-            parent = model.get_submodule(".".join(parts[: end - 1]))
-            if isinstance(parent, nn.Sequential | nn.ModuleList):
-                elements.add(".".join(parts[:end]))
-                break
-    return len(elements) > 1
-
-
 def compress(paths: Iterable[str]) -> str:
     """Write module paths short: ``layers.{0..3}.mlp`` for a run of one number, ``*2`` for twice."""
     lines: list[tuple[str, int]] = []
@@ -176,12 +164,7 @@ def _row(family: str, file: str, name: str, taken: str) -> dict[str, object]:
     refusal = REFUSED.get((family, file if family == "timm" else name))
     if refusal:
         found = []
-    runs = [
-        (group, list(run))
-        for group, run in itertools.groupby(found, key=lambda s: owner_group(model, s.owner))
-    ]
-    groups = [group for group, _ in runs]
-    joined = [group for group, run in runs if _joined(model, group, run)]
+    groups = [group for group, _ in itertools.groupby(owner_group(model, s.owner) for s in found)]
     kinds = Counter(s.kind for s in found)
     note = refusal or "; ".join(
         f"{rule.rpartition('.')[2]} x{times}: {RULES[rule].why}" for rule, times in met.items()
@@ -190,8 +173,6 @@ def _row(family: str, file: str, name: str, taken: str) -> dict[str, object]:
     doubt = UNSURE.get((family, file))
     if doubt:
         note += f" ({doubt})"
-    if joined:
-        note += f" (one block of several units, none with a sibling: {compress(joined)})"
     unsure = doubt is not None or any(RULES[rule].unsure for rule in met)
     return {
         "family": family,
