@@ -176,7 +176,15 @@ TRANSFORMERS: dict[str, Small] = {
         "GPT2Config",
         "GPT2LMHeadModel",
         "tokens",
-        {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+        {
+            "vocab_size": 99,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 64,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
     ),
     "gpt_neox-parallel": Small(
         "GPTNeoXConfig", "GPTNeoXForCausalLM", "tokens", {**_TEXT, "use_parallel_residual": True}
