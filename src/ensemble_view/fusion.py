@@ -198,7 +198,7 @@ def _optimised(part: fx.GraphModule) -> fx.GraphModule:
     graph = fx.Graph()
     graph.output(graph.graph_copy(part.graph, {}))
     for node in graph.find_nodes(op="get_attr"):
-        tensors[str(node.target)] = getattr(part, str(node.target)).detach()
+        tensors[str(node.target)] = getattr(part, str(node.target)).detach().clone()
     for node in list(graph.nodes):
         if node.target is aten.batch_norm.default:
             _fold_batch_norm(graph, node, tensors)
