@@ -1,13 +1,8 @@
-"""The nets that discovery, hooks and engine are tested on, each with an oracle of its own.
-
-An oracle computes the model's output with blocks in a given order and some of them deleted, and
-uses neither discovery nor graphs: either the net's own hand-written steps, or surgery on a deep
-copy (modules exchanged in their containers, the last layer of a branch set to zero).
-"""
+"""The nets that discovery, hooks and engine are tested on, each with an oracle of its own."""
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +18,18 @@ import nets
 from ensemble_view import Compose, Delete, Keep, Reorder, Swap
 from ensemble_view.interventions import Intervention
 from ensemble_view.models import build
+from layers import wake
+from oracles import Oracle, by_hand, by_surgery
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-Oracle = Callable[[nn.Module, Tensor, Sequence[int], frozenset[int]], Tensor]
 
 
 @dataclass(frozen=True)
 class Case:
     """A net and what must be found in it.
 
-    ``alike`` lists groups of blocks of one shape, which may change places. ``fixed`` are units
-    that cannot be deleted.
+    ``alone`` are the blocks that are deleted one at a time, by default all. ``alike`` lists groups
+    of blocks of one shape, which may change places. ``fixed`` are units that cannot be deleted.
     """
 
     name: str
@@ -47,6 +42,8 @@ class Case:
     links: tuple[int, ...] = ()
     fixed: tuple[int, ...] = ()
     plain: bool = False
+    alone: tuple[int, ...] = ()
+    granularity: str = "block"
     by_keyword: bool = False
 
     def arguments(self, images: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -57,9 +54,9 @@ class Case:
 
     @property
     def interventions(self) -> list[Intervention]:
-        """Every single deletion, a few larger ones, and changes of order."""
+        """Single deletions, a few larger ones, and changes of order."""
         free = [index for index in range(len(self.blocks)) if index not in self.fixed]
-        found: list[Intervention] = [Delete(index) for index in free]
+        found: list[Intervention] = [Delete(index) for index in self.alone or free]
         found += [Delete(free[0], free[-1]), Keep(*self.fixed, free[1])]
         if self.alike:
             order = list(range(len(self.blocks)))
@@ -73,60 +70,27 @@ class Case:
         return found
 
 
-def by_hand(model: nn.Module, x: Tensor, order: Sequence[int], deleted: frozenset[int]) -> Tensor:
-    """Run the steps that the net spells out."""
-    return model.by_hand(x, order, deleted)
+def images(count: int = 2, channels: int = 3, side: int = 8, seed: int = 1) -> Tensor:
+    """The same images every time."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, channels, side, side, generator=generator, dtype=torch.float64)
 
 
-def by_surgery(blocks: Sequence[Sequence[str]], last: str | None) -> Oracle:
-    """Operate on a deep copy of the model.
-
-    Args:
-        blocks: Paths of the modules that make up each block.
-        last: The layer of a block that is set to zero to delete its branch; None where the
-            modules give way to ``nn.Identity``.
-
-    Returns:
-        The oracle.
-    """
-    twins: dict[int, tuple[nn.Module, nn.Module]] = {}
-
-    def run(model: nn.Module, x: Tensor, order: Sequence[int], deleted: frozenset[int]) -> Tensor:
-        if id(model) not in twins:
-            twins.clear()
-            twins[id(model)] = model, copy.deepcopy(model)
-        twin = twins[id(model)][1]
-        original = {path: twin.get_submodule(path) for paths in blocks for path in paths}
-        zeroed = {
-            index: _zero(original[blocks[index][0]], last) for index in deleted if last is not None
-        }
-        for place, index in zip(blocks, order, strict=True):
-            for path, source in zip(place, blocks[index], strict=True):
-                removed = index in deleted and last is None
-                _put(twin, path, nn.Identity() if removed else original[source])
-        output = twin(x)
-        for path, module in original.items():
-            _put(twin, path, module)
-        for index, module in zeroed.items():
-            _put(original[blocks[index][0]], str(last), module)
-        return output
-
-    return run
+def logits(output: Any) -> Tensor:
+    return output["logits"] if isinstance(output, dict) else output
 
 
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    model.get_submodule(parent)._modules[name] = module
+def error(found: Tensor, expected: Tensor) -> float:
+    """The largest difference in units of the largest expected value."""
+    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def _zero(block: nn.Module, last: str | None) -> nn.Module:
-    """Put a layer of zeros into the last layer's place and return what was there."""
-    layer = block.get_submodule(str(last))
-    zeros = copy.deepcopy(layer)
-    for parameter in zeros.parameters():
-        nn.init.zeros_(parameter)
-    _put(block, str(last), zeros)
-    return layer
+def small(**values: float) -> nn.Module:
+    """A ResNet-8 with some of its parameters, dots written as two underscores, set to a number."""
+    model = wake(build("resnet8,width=4", classes=5))
+    for name, value in values.items():
+        nn.init.constant_(model.get_parameter(name.replace("__", ".")), value)
+    return model
 
 
 def stages(*counts: int) -> tuple[str, ...]:
@@ -135,7 +99,7 @@ def stages(*counts: int) -> tuple[str, ...]:
 
 
 def awake(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    return lambda: nets.wake(make())
+    return lambda: wake(make())
 
 
 def resnet(
@@ -159,7 +123,7 @@ def resnet(
 
 def ours(name: str, per_stage: int, last: str, shortcut: str, **options: int) -> Case:
     def make() -> nn.Module:
-        return nets.wake(build(f"{name},width=4", classes=5, **options))
+        return wake(build(f"{name},width=4", classes=5, **options))
 
     n = per_stage
     alike = tuple(
@@ -170,9 +134,19 @@ def ours(name: str, per_stage: int, last: str, shortcut: str, **options: int) ->
     return resnet(name, (n, n, n), last, shortcut, tuple(map(tuple, alike)), make)
 
 
-def of_torchvision(name: str, counts: tuple[int, ...], last: str, side: int = 64) -> Case:
+def of_torchvision(
+    name: str,
+    counts: tuple[int, ...],
+    last: str,
+    side: int = 64,
+    *,
+    alone: tuple[int, ...] = (),
+) -> Case:
     def make() -> nn.Module:
-        return nets.wake(torchvision.models.get_model(name, weights=None, num_classes=5))
+        # Without torchvision's own initial weights, which take longer than everything else here.
+        with torch.device("meta"):
+            model = torchvision.models.get_model(name, weights=None, num_classes=5)
+        return wake(model.double().to_empty(device="cpu"))
 
     basic = last == "bn2"
     starts = [sum(counts[:stage]) for stage in range(len(counts))]
@@ -182,7 +156,8 @@ def of_torchvision(name: str, counts: tuple[int, ...], last: str, side: int = 64
     )
     alike = tuple(group for group in alike if len(group) > 1)
     first = "identity" if basic else "projection"
-    return resnet(name, counts, last, "projection", alike, make, side, first=first)
+    case = resnet(name, counts, last, "projection", alike, make, side, first=first)
+    return dataclasses.replace(case, alone=alone)
 
 
 class LambdaShortcut(nn.Module):
@@ -218,6 +193,7 @@ def hand_written(
     blocks: tuple[str, ...] | None = None,
     kind: str = "identity",
     links: tuple[int, ...] = (),
+    granularity: str = "block",
     by_keyword: bool = False,
 ) -> Case:
     names = blocks or tuple(f"blocks.{index}" for index in range(net.count))
@@ -229,6 +205,7 @@ def hand_written(
         kinds=(kind,) * len(names),
         alike=alike,
         links=links,
+        granularity=granularity,
         by_keyword=by_keyword,
     )
 
@@ -257,8 +234,8 @@ CIFAR = [
 TORCHVISION = [
     of_torchvision("resnet18", (2, 2, 2, 2), "bn2"),
     of_torchvision("resnet50", (3, 4, 6, 3), "bn3"),
-    of_torchvision("resnext50_32x4d", (3, 4, 6, 3), "bn3"),
-    of_torchvision("wide_resnet50_2", (3, 4, 6, 3), "bn3", side=32),
+    of_torchvision("resnext50_32x4d", (3, 4, 6, 3), "bn3", alone=(0, 2, 3, 7, 10, 13, 15)),
+    of_torchvision("wide_resnet50_2", (3, 4, 6, 3), "bn3", 32, alone=(0, 2, 3, 7, 10, 13, 15)),
 ]
 
 HAND_WRITTEN = [
@@ -283,7 +260,9 @@ HAND_WRITTEN = [
             "blocks.2.first",
             "blocks.2",
         ),
+        granularity="branch",
     ),
+    hand_written(nets.Layers),
     hand_written(nets.FromInput),
     hand_written(nets.InnerSums),
 ]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
-from cases import CASES, Case
+from cases import CASES, Case, images
 from ensemble_view import Chain, unravel
 from ensemble_view.interventions import Intervention
 from ensemble_view.plan import Plan, bind
@@ -52,7 +52,7 @@ class Prepared:
 def prepared(request: pytest.FixtureRequest) -> Prepared:
     case: Case = request.param
     model = case.make()
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(2, 3, case.side, case.side, generator=generator, dtype=torch.float64)
-    args, kwargs = case.arguments(images)
-    return Prepared(case, model, images, unravel(model, kwargs or args, plain=case.plain))
+    batch = images(side=case.side)
+    args, kwargs = case.arguments(batch)
+    chain = unravel(model, kwargs or args, plain=case.plain, granularity=case.granularity)
+    return Prepared(case, model, batch, chain)

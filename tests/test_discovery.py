@@ -1,9 +1,6 @@
-"""What is a block, what is not and why; the chain equals the model; refusals in words."""
+"""The blocks are those of the net, and the chain equals the model and leaves it alone."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,28 +9,15 @@ import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 import nets
-from cases import stages
+from cases import error, images, logits, small, stages
 from ensemble_view import Block, Chain, unravel
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.models import build
-from nets import conv, two_layers, wake
+from layers import conv, wake
 from state import unchanged
-
-
-def images(count: int = 2, channels: int = 3, side: int = 8, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, channels, side, side, generator=generator, dtype=torch.float64)
-
-
-def logits(output: Any) -> Tensor:
-    return output["logits"] if isinstance(output, dict) else output
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 def test_the_blocks_are_those_of_the_net(prepared):
@@ -76,11 +60,11 @@ def test_a_block_is_the_sum_of_its_parts_and_writes_over_nothing(prepared):
                 shortcut = block.shortcut(shared, context)
                 total = shortcut + branch
                 left = block.after(shortcut, context)
-                assert torch.equal(block.deleted(x, context), left)
+                assert error(block.deleted(x, context), left) <= 1e-14
             elif block.deletable:
                 assert block.deleted(x, context) is x
             output = block(x, context)
-            assert torch.equal(output, block.after(total, context))
+            assert error(output, block.after(total, context)) <= 1e-14
             assert tuple(output.shape[1:]) == block.shape_out
             assert torch.equal(x, given_x)
             x = output
@@ -99,337 +83,6 @@ def test_torchvision_nets_have_their_known_number_of_blocks(name, per_stage, cou
     chain = unravel(model, images(side=32).float())
     assert len(chain) == count
     assert tuple(block.name for block in chain) == stages(*per_stage)
-
-
-class Body(nn.Module):
-    """Stem and head around a body that a subclass writes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.head = conv(3, 4), nn.Linear(4, 5)
-        self.first, self.second = two_layers(4), two_layers(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(self.stem(x)).mean((2, 3)))
-
-    def body(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class Concatenation(Body):
-    def body(self, x):
-        return torch.cat([x, F.relu(self.first(x))], 1)[:, 2:6]
-
-
-class PositionalEmbedding(Body):
-    def __init__(self) -> None:
-        super().__init__()
-        self.position = nn.Parameter(torch.ones(4, 8, 8))
-
-    def body(self, x):
-        x = x + self.position.expand(x.shape[0], 4, 8, 8)
-        return x + self.first(x)
-
-
-class BroadcastBias(Body):
-    def __init__(self) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.ones(1, 4, 1, 1))
-
-    def body(self, x):
-        return F.relu(self.first(x) + self.bias)
-
-
-class NonlinearMerge(Body):
-    def body(self, x):
-        return F.relu(self.first(x)) + F.relu(self.second(x))
-
-
-class LinearMerge(Body):
-    """Two convolutions with BatchNorm and no identity, as in a re-parametrised stem."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Sequential(conv(4, 4), nn.BatchNorm2d(4))
-        self.second = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
-        self.third = nn.BatchNorm2d(4)
-
-    def body(self, x):
-        return F.relu(self.first(x) + self.second(x))
-
-
-class LinearMergeOfThree(LinearMerge):
-    def body(self, x):
-        return F.relu(self.first(x) + self.second(x) + self.third(x))
-
-
-class Doubling(Body):
-    def body(self, x):
-        return F.relu(x + x)
-
-
-class SumInsideABranch(Body):
-    def body(self, x):
-        inner = self.first(x)
-        inner = inner + F.relu(self.second(inner))
-        return torch.cat([x[:, :2], inner[:, 2:]], 1)
-
-
-class ScaledSum(Body):
-    def body(self, x):
-        return torch.add(x, self.first(x), alpha=0.5)
-
-
-class DifferentShapes(Body):
-    def body(self, x):
-        return x + self.first(x).mean((2, 3), keepdim=True)
-
-
-NOTHING = [
-    (Concatenation, None),
-    (BroadcastBias, "adds values of different shapes, or scaled: no residual"),
-    (NonlinearMerge, "a merge: every summand passes a nonlinearity"),
-    (LinearMerge, "a merge: every summand is linear in what they share, and none is the identity"),
-    (LinearMergeOfThree, "a merge: every summand is linear in what they share"),
-    (Doubling, "adds a value to itself"),
-    (SumInsideABranch, "not on the trunk: paths from input to output go around it"),
-    (ScaledSum, "adds values of different shapes, or scaled: no residual"),
-    (DifferentShapes, "adds values of different shapes, or scaled: no residual"),
-]
-
-
-@pytest.mark.parametrize(("net", "reason"), NOTHING, ids=[net.__name__ for net, _ in NOTHING])
-def test_what_adds_without_being_residual_is_no_block(net, reason):
-    with pytest.raises(DiscoveryError, match=f"^{net.__name__} has no residual block: ") as raised:
-        unravel(wake(net()), images())
-    said = str(raised.value)
-    assert said.endswith("which takes its conv-norm-activation units as the chain.")
-    if reason is None:
-        assert "it adds nothing" in said
-    elif net is not LinearMergeOfThree:
-        assert f"the first, the model itself: add: {reason}" in said
-
-
-def reasons(chain: Chain) -> list[tuple[str, int | None, str]]:
-    return [(addition.place, addition.block, addition.reason) for addition in chain.additions]
-
-
-def test_a_positional_embedding_is_no_block_but_the_sum_after_it_is():
-    chain = unravel(wake(PositionalEmbedding()), images())
-    assert [block.name for block in chain] == ["first"]
-    embedding = "adds something that does not depend on the trunk (an embedding or a bias)"
-    assert reasons(chain) == [
-        ("the model itself: add", None, embedding),
-        ("the model itself: add 2", 0, "block: identity shortcut, 1 branch(es)"),
-    ]
-
-
-class BesideABlock(LinearMerge):
-    """One residual block after a sum of each other sort."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.branch = two_layers(4)
-
-    def body(self, x):
-        x = F.relu(self.first(x) + self.second(x) + self.third(x))
-        x = F.relu(self.first(x)) + torch.sigmoid(self.second(x))
-        return F.relu(x + self.branch(x))
-
-
-def test_each_addition_says_why_it_is_a_block_or_none():
-    chain = unravel(wake(BesideABlock()), images())
-    linear = "a merge: every summand is linear in what they share, and none is the identity"
-    assert reasons(chain) == [
-        ("the model itself: add", None, "part of a sum of several summands"),
-        ("the model itself: add 2", None, linear),
-        ("the model itself: add 3", None, "a merge: every summand passes a nonlinearity"),
-        ("the model itself: add 4", 0, "block: identity shortcut, 1 branch(es)"),
-    ]
-
-
-def test_additions_inside_the_branch_of_a_block_are_none():
-    chain = unravel(wake(nets.InnerSums()), images())
-    inside = [
-        r for place, block, r in reasons(chain) if place.startswith("blocks.0") and block != 0
-    ]
-    assert inside == [
-        "not on the trunk: paths from input to output go around it",
-        "adds values of different shapes, or scaled: no residual",
-        "adds values of different shapes, or scaled: no residual",
-    ]
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: torchvision.models.DenseNet(4, (2, 3), 8, num_classes=5),
-        lambda: build("vgg10,width=4"),
-        pytest.param(
-            lambda: torchvision.models.googlenet(aux_logits=False, init_weights=False),
-            marks=pytest.mark.slow,
-        ),
-    ],
-    ids=["densenet", "vgg", "googlenet"],
-)
-def test_nets_without_shortcuts_have_no_block(make):
-    with pytest.raises(DiscoveryError, match=r"^\w+ has no residual block: it adds nothing\."):
-        unravel(make(), images(side=32).float())
-
-
-class Noisy(Body):
-    def body(self, x):
-        return x + F.dropout(self.first(x), 0.5)
-
-
-class Counting(Body):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(()))
-
-    def body(self, x):
-        self.seen += 1
-        return x + self.first(x)
-
-
-class Adapting(Body):
-    """BatchNorm that goes on learning its statistics in evaluation mode."""
-
-    def body(self, x):
-        norm = self.first[1]
-        hidden = F.batch_norm(self.first[0](x), norm.running_mean, norm.running_var, training=True)
-        return x + F.relu(hidden)
-
-
-class Stubborn(Body):
-    """Its code depends on the size of the batch."""
-
-    def body(self, x):
-        return x + self.first(x) * (2.0 if x.shape[0] == 2 else 1.0)
-
-
-class IntegersOnly(nn.Module):
-    def forward(self, x):
-        return x.sum(1)
-
-
-def small(**values: float) -> nn.Module:
-    model = wake(build("resnet8,width=4", classes=5))
-    for name, value in values.items():
-        nn.init.constant_(model.get_parameter(name.replace("__", ".")), value)
-    return model
-
-
-MUTE = {f"layer{s}__0__bn2__{p}": 0.0 for s in (1, 2, 3) for p in ("weight", "bias")}
-
-REFUSALS: list[tuple[Callable[[], nn.Module], Any, dict[str, Any], str]] = [
-    (
-        small,
-        lambda: images(channels=1),
-        {},
-        r"^ResNet does not run on the example \(float64 \(2, 1, 8, 8\)\): .*expected input\[2, 1, 8"
-        r", 8\] to have 3 channels.* Pass an example of the size and channels that the model was",
-    ),
-    (small, lambda: images().float(), {}, r"does not run on the example \(float32 \(2, 3, 8, 8\)"),
-    (small, lambda: (images(), images()), {}, "takes 2 positional arguments but 3 were given"),
-    (small, lambda: {"y": images()}, {}, "got an unexpected keyword argument 'y'"),
-    (
-        small,
-        lambda: "abc",
-        {},
-        "^The example is a str; pass a tensor, a tuple of arguments or a dictionary of keyword",
-    ),
-    (small, lambda: None, {}, "^The example is a NoneType; pass a tensor"),
-    (small, lambda: images().numpy(), {}, "^The example is a ndarray; pass a tensor"),
-    (small, lambda: (1, 2), {}, "^The example holds no tensor with a batch of at least one; pass"),
-    (small, lambda: images()[:0], {}, "^The example holds no tensor with a batch of at least one"),
-    (small, lambda: torch.tensor(1.0), {}, "^The example holds no tensor with a batch of at"),
-    (
-        lambda: small(linear__weight=0.0),
-        images,
-        {},
-        "^Cutting all branches of ResNet changes nothing in its output: its head or branches are "
-        r"zero\. Load trained weights before the analysis\.$",
-    ),
-    (lambda: small(**MUTE), images, {}, "^Cutting all branches of ResNet changes nothing"),
-    (
-        lambda: small(linear__weight=float("nan")),
-        images,
-        {},
-        "^ResNet returns values that are not finite on the example; check its weights",
-    ),
-    (
-        lambda: wake(Noisy()),
-        images,
-        {},
-        "^Noisy gives two different outputs for one input in evaluation mode; a lesion's effect "
-        r"could not be told from that noise\. Make it deterministic\.$",
-    ),
-    (
-        lambda: wake(Counting()),
-        images,
-        {},
-        r"^Counting changes its buffers in evaluation mode \(seen\), so that what it computes "
-        "depends on what it computed before; freeze them before the analysis.$",
-    ),
-    (
-        lambda: wake(Adapting()),
-        images,
-        {},
-        r"^Adapting changes its buffers in evaluation mode \(first\.1\.running_mean, first\.1\.run",
-    ),
-    (
-        lambda: wake(Stubborn()),
-        images,
-        {},
-        "^The chain of Stubborn does not equal it: outputs differ by .* of the largest one",
-    ),
-    (
-        small,
-        images,
-        {"output": "nope"},
-        "^The model has no floating-point output called 'nope'; found: one tensor. Name one by",
-    ),
-    (
-        small,
-        images,
-        {"plain": True},
-        r"^This net has 3 residual blocks \(layer1\.0, …\); plain is for nets without shortcuts: "
-        r"leave it out\.$",
-    ),
-    (
-        lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).double(),
-        images,
-        {},
-        r"^Sequential has no residual block: it adds nothing\. For a net without shortcuts use "
-        r"plain=True \(--plain\), which takes its conv-norm-activation units as the chain\.$",
-    ),
-    (
-        lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).double(),
-        images,
-        {"plain": True},
-        "^Sequential has no convolution on the way that every path takes; there is no unit to "
-        r"delete\. Build the chain by hand with Chain\.from_parts\(stem, blocks, head\)\.$",
-    ),
-    (
-        IntegersOnly,
-        lambda: torch.ones(2, 3, dtype=torch.int64),
-        {},
-        "^The model has no floating-point output; found: none",
-    ),
-]
-
-
-@pytest.mark.parametrize(("make", "example", "options", "message"), REFUSALS)
-def test_refusals_say_what_is_wrong_and_leave_the_model_as_it_was(make, example, options, message):
-    model = make()
-    # Not strictly: a model that counts its calls or draws noise is run before it is refused.
-    with (
-        torch.random.fork_rng(),
-        unchanged(model, strictly=False),
-        pytest.raises(DiscoveryError, match=message),
-    ):
-        unravel(model, example(), **options)
 
 
 @pytest.mark.parametrize("grad_mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])

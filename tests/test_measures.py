@@ -8,22 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from definitions import measured
 from ensemble_view.errors import MeasurementError
 from ensemble_view.measures import MEASURES, Reference, gather, measure
-
-
-def by_definition(logits: np.ndarray, full: np.ndarray, labels: np.ndarray) -> dict:
-    """Softmax, cross-entropy, argmax and KL, one example after another."""
-    rows: dict[str, list] = {name: [] for name in MEASURES}
-    for mine, whole, label in zip(logits, full, labels, strict=True):
-        q = np.exp(mine - mine.max())
-        p = np.exp(whole - whole.max())
-        q, p = q / q.sum(), p / p.sum()
-        rows["correct"].append(int(np.argmax(mine)) == int(label))
-        rows["loss"].append(-np.log(q[label]))
-        rows["agreement"].append(int(np.argmax(mine)) == int(np.argmax(whole)))
-        rows["divergence"].append(sum(a * (np.log(a) - np.log(b)) for a, b in zip(p, q)))
-    return {name: np.array(values) for name, values in rows.items()}
 
 
 @given(
@@ -42,7 +29,7 @@ def test_measures_follow_their_definitions(examples, classes, spread, dtype, see
     full, mine = full.to(dtype), mine.to(dtype)
     labels = torch.randint(classes, (examples,), generator=generator)
     found = gather(measure(mine, Reference.of(full, labels))[None], ["plan"])
-    expected = by_definition(mine.double().numpy(), full.double().numpy(), labels.numpy())
+    expected = measured(mine.double().numpy(), full.double().numpy(), labels.numpy())
     for name in MEASURES:
         assert found[name].shape == (1, examples)
         np.testing.assert_allclose(found[name][0], expected[name], rtol=2e-5, atol=2e-5)
