@@ -16,7 +16,7 @@ import torch
 import ensemble_view
 from ensemble_view import LesionResult, save_checkpoint
 from ensemble_view.cli import main
-from ensemble_view.labelled_data import IndexedData
+from ensemble_view.datasets.labelled_data import IndexedData
 from ensemble_view.models import build
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -25,9 +25,9 @@ from torch.utils.data import (
 from ensemble_view import datasets
 from ensemble_view.bundled import bundled, bundled_names
 from ensemble_view.datasets import as_data, default_root, open_data
+from ensemble_view.datasets.labelled_data import Preprocessing
+from ensemble_view.datasets.loader_data import LoaderData
 from ensemble_view.errors import DataError
-from ensemble_view.labelled_data import Preprocessing
-from ensemble_view.loader_data import LoaderData
 
 
 def everything(data, batch_size=7):

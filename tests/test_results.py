@@ -12,9 +12,9 @@ import pytest
 
 from ensemble_view import results as results_module
 from ensemble_view.errors import MeasurementError
-from ensemble_view.result_files import plain
-from ensemble_view.result_text import text_table
 from ensemble_view.results import LesionResult, NotDeletable, Outcomes, ResultError
+from ensemble_view.results.files import plain
+from ensemble_view.results.text import text_table
 from ensemble_view.statistics import PairedCounts, mcnemar_test, normalised_drop, tango_interval
 from simulated_results import simulated_result
 

@@ -11,7 +11,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from ensemble_view.contrasts import contrast_score
 from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics import (
     PairedCounts,
@@ -22,6 +21,7 @@ from ensemble_view.statistics import (
     paired_counts,
     tango_interval,
 )
+from ensemble_view.statistics.contrasts import contrast_score
 
 Z = stats.norm.ppf(0.975)
 

@@ -19,8 +19,14 @@ from ensemble_view.checkpoints import load_checkpoint
 from ensemble_view.datasets import as_data, open_data
 from ensemble_view.errors import CheckpointError
 from ensemble_view.models import ArchitectureError, build
-from ensemble_view.recipe import Recipe, TrainingError, augment, epoch_generator, learning_rate_at
 from ensemble_view.training import channel_statistics, resume_path, train
+from ensemble_view.training.recipe import (
+    Recipe,
+    TrainingError,
+    augment,
+    epoch_generator,
+    learning_rate_at,
+)
 
 QUICK = Recipe(epochs=3, batch_size=32, learning_rate=0.05, warmup_epochs=1, seed=5)
 NET = "resnet8,width=4"

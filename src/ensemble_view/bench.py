@@ -96,7 +96,7 @@ def bench(
     images: Tensor,
     *,
     rounds: int = 7,
-    sizes: tuple[int, ...] = (32, 64, 128),
+    sizes: tuple[int, ...] = (16, 32, 64, 128),
     hooks: bool = False,
 ) -> Benchmark:
     """Time all single deletions against one unmodified forward pass.

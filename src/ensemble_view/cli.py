@@ -20,17 +20,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 import ensemble_view
-from ensemble_view import result_files
 from ensemble_view.bench import bench as run_bench
 from ensemble_view.checkpoints import Checkpoint, load_checkpoint
 from ensemble_view.datasets import LabelledData, open_data
 from ensemble_view.errors import DataError, EnsembleViewError
-from ensemble_view.recipe import Recipe
+from ensemble_view.results.files import prepare_folder
 from ensemble_view.studies import prepare_lesions
 from ensemble_view.studies.inspection import inspect as run_inspect
 from ensemble_view.studies.subject import examine
 from ensemble_view.training import Progress as TrainingProgress
 from ensemble_view.training import train as run_train
+from ensemble_view.training.recipe import Recipe
 
 __all__ = ["app", "main"]
 
@@ -179,7 +179,7 @@ def lesion(
     Example:  ensemble-view lesion resnet56.th --data cifar10 --out lesions/
     """
     if out is not None:
-        result_files.prepare_folder(out)
+        prepare_folder(out)
     checkpoint = _load(model, arch, trust_pickle, device)
     labelled = _open(checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed)
     study = prepare_lesions(

@@ -13,7 +13,7 @@ __all__ = [
 
 
 class EnsembleViewError(Exception):
-    """Base of every error that is the user's to mend; the command line prints it without traceback."""
+    """Base of every error that is the user's to mend; the command line prints no traceback."""
 
 
 class CheckpointError(EnsembleViewError):

@@ -21,8 +21,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ensemble_view.errors import MeasurementError
 
 if TYPE_CHECKING:
-    from ensemble_view.records import Lesion
     from ensemble_view.results import LesionResult
+    from ensemble_view.results.records import Lesion
 
 __all__ = ["COLUMN_WIDTH", "FULL_WIDTH", "comparison_figure", "lesion_figure", "save_figure"]
 

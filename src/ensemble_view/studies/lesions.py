@@ -11,6 +11,7 @@ from torch import nn
 from ensemble_view.calibration import Calibration, calibrate
 from ensemble_view.chain import Block, Chain
 from ensemble_view.checkpoints import Checkpoint
+from ensemble_view.datasets.loader_data import LoaderData
 from ensemble_view.engine import Engine, Progress
 from ensemble_view.errors import InterventionError
 from ensemble_view.interventions import (
@@ -22,7 +23,6 @@ from ensemble_view.interventions import (
     format_blocks,
     parse_blocks,
 )
-from ensemble_view.loader_data import LoaderData
 from ensemble_view.plan import bind
 from ensemble_view.results import Cost, Lesion, LesionResult, NotDeletable, Outcomes
 from ensemble_view.studies.subject import Subject, examine

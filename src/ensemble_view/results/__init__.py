@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from ensemble_view import result_files, result_text
 from ensemble_view.errors import MeasurementError
-from ensemble_view.records import Baseline, Cost, Lesion, NotDeletable, Outcomes, Provenance
-from ensemble_view.result_files import ResultError
+from ensemble_view.results import files, text
+from ensemble_view.results.files import ResultError
+from ensemble_view.results.records import Baseline, Cost, Lesion, NotDeletable, Outcomes, Provenance
 from ensemble_view.statistics import (
     accuracy_interval,
     holm,
@@ -171,12 +171,10 @@ class LesionResult:
         )
         if self.interrupted:
             subject += " (the study was interrupted: these are the examples done so far)"
-        text = result_text.summary(
-            self.frame, subject=subject, chance=baseline.chance, level=self.level
-        )
+        words = text.summary(self.frame, subject=subject, chance=baseline.chance, level=self.level)
         if self.not_deletable:
-            text += f" Not deletable: {len(self.not_deletable)} of {self.block_count} blocks."
-        return text
+            words += f" Not deletable: {len(self.not_deletable)} of {self.block_count} blocks."
+        return words
 
     def plot(self) -> Figure:
         """Draw the error after each deletion, as in figure 3 of Veit, Wilber and Belongie (2016).
@@ -195,7 +193,7 @@ class LesionResult:
             Plain JSON values; nan is None.
         """
         return dict(
-            result_files.plain(
+            files.plain(
                 {
                     "kind": _KIND,
                     "version": _VERSION,
@@ -230,18 +228,18 @@ class LesionResult:
         from ensemble_view.figures import save_figure
 
         folder = Path(folder)
-        result_files.prepare_folder(folder)
+        files.prepare_folder(folder)
         outcomes = {field.name: getattr(self.outcomes, field.name) for field in fields(Outcomes)}
-        result_files.write_arrays(folder / "outcomes.npz", outcomes)
-        result_files.write_text(
+        files.write_arrays(folder / "outcomes.npz", outcomes)
+        files.write_text(
             folder / "lesions.csv", self.frame.to_csv(index=False, lineterminator="\n")
         )
         figure = self.plot()
         for suffix in ("pdf", "png"):
-            with result_files.writing(folder / f"lesion.{suffix}"):
+            with files.writing(folder / f"lesion.{suffix}"):
                 save_figure(figure, folder / f"lesion.{suffix}")
         # Last, because its presence marks a complete result.
-        result_files.write_json(folder / "results.json", self.to_json())
+        files.write_json(folder / "results.json", self.to_json())
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -257,8 +255,8 @@ class LesionResult:
             ResultError: if the folder holds no result, or one of another kind or version.
         """
         folder = Path(folder)
-        content = result_files.read_json(folder / "results.json", _KIND, _VERSION)
-        arrays = result_files.read_arrays(
+        content = files.read_json(folder / "results.json", _KIND, _VERSION)
+        arrays = files.read_arrays(
             folder / "outcomes.npz", [field.name for field in fields(Outcomes)]
         )
         try:
@@ -280,10 +278,10 @@ class LesionResult:
             ) from error
 
     def __repr__(self) -> str:
-        return f"{result_text.text_table(self.frame)}\n\n{result_text.wrapped(self.summary)}"
+        return f"{text.text_table(self.frame)}\n\n{text.wrapped(self.summary)}"
 
     def _repr_html_(self) -> str:
-        return result_text.html_table(self.frame, self.summary)
+        return text.html_table(self.frame, self.summary)
 
 
 _COLUMNS = (

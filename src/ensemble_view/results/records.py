@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.result_files import plain
+from ensemble_view.results.files import plain
 
 __all__ = ["Baseline", "Cost", "Lesion", "NotDeletable", "Outcomes", "Provenance"]
 

@@ -18,10 +18,16 @@ from torch import Tensor, nn
 
 from ensemble_view.checkpoints import Checkpoint, Normalisation, save_checkpoint, weights_hash
 from ensemble_view.datasets import DATA_NAMES
-from ensemble_view.labelled_data import IndexedData
+from ensemble_view.datasets.labelled_data import IndexedData
 from ensemble_view.models import Architecture, build
-from ensemble_view.recipe import Recipe, TrainingError, augment, epoch_generator, learning_rate_at
-from ensemble_view.training_state import TrainingState, read_state, resume_path, write_state
+from ensemble_view.training.recipe import (
+    Recipe,
+    TrainingError,
+    augment,
+    epoch_generator,
+    learning_rate_at,
+)
+from ensemble_view.training.state import TrainingState, read_state, resume_path, write_state
 from ensemble_view.weights_file import check_destination
 
 __all__ = ["Progress", "channel_statistics", "train"]

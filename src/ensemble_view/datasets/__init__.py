@@ -15,10 +15,15 @@ import torchvision
 from torch.utils.data import DataLoader
 
 from ensemble_view.bundled import bundled
+from ensemble_view.datasets.labelled_data import (
+    IndexedData,
+    LabelledData,
+    Preprocessing,
+    check_labels,
+)
+from ensemble_view.datasets.loader_data import LoaderData, labels_of
+from ensemble_view.datasets.sources import ArraySource, DatasetSource, FileSource
 from ensemble_view.errors import DataError
-from ensemble_view.labelled_data import IndexedData, LabelledData, Preprocessing, check_labels
-from ensemble_view.loader_data import LoaderData, labels_of
-from ensemble_view.sources import ArraySource, DatasetSource, FileSource
 
 __all__ = ["DATA_NAMES", "LabelledData", "as_data", "bundled", "default_root", "open_data"]
 

@@ -18,8 +18,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ensemble_view.errors import DataError
-from ensemble_view.labelled_data import (
+from ensemble_view.datasets.labelled_data import (
     Batch,
     IndexedData,
     Indices,
@@ -27,7 +26,8 @@ from ensemble_view.labelled_data import (
     Preprocessing,
     check_labels,
 )
-from ensemble_view.sources import ArraySource
+from ensemble_view.datasets.sources import ArraySource
+from ensemble_view.errors import DataError
 
 __all__ = ["LoaderData", "labels_of"]
 

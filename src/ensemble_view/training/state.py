@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ensemble_view.errors import CheckpointError
-from ensemble_view.recipe import TrainingError
+from ensemble_view.training.recipe import TrainingError
 from ensemble_view.weights_file import replace_file
 
 __all__ = ["TrainingState", "read_state", "resume_path", "write_state"]

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ensemble_view.datasets.labelled_data import Indices, Preprocessing
 from ensemble_view.errors import DataError
-from ensemble_view.labelled_data import Indices, Preprocessing
 
 __all__ = ["ArraySource", "DatasetSource", "FileSource"]
 

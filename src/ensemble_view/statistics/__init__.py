@@ -18,8 +18,8 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import bdtr, ndtri
 
-from ensemble_view.contrasts import contrast_score
 from ensemble_view.errors import MeasurementError
+from ensemble_view.statistics.contrasts import contrast_score
 
 __all__ = [
     "Interval",
