@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ensemble_view.chain import Chain, Context
 from ensemble_view.discovery import Provenance, unravel_arguments
+from ensemble_view.discovery.evaluation import unfused_attention
 from ensemble_view.errors import InterventionError
 from ensemble_view.interventions import Compose, Intervention
 from ensemble_view.plan import Plan, bind
@@ -123,6 +124,7 @@ def edited_by_plan(chain: Chain, plan: Plan) -> Iterator[SiteMode]:
         provenance.blocks[index].module for index in moved
     )
     with ExitStack() as stack:
+        stack.enter_context(unfused_attention())
         if natively:
             mode = _Edit(model, _delete_at_additions(provenance, plan))
             stack.enter_context(_modules_moved(model, provenance, plan))

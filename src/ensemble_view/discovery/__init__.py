@@ -139,26 +139,30 @@ def _unravel(
 
 def _find(captured: Capture, *, plain: bool) -> tuple[Flow, list[Span], list[Addition]]:
     """Find the blocks from the start that gives most of them."""
-    best: tuple[Flow, list[Span], list[Addition]] | None = None
-    for start in _starts(captured):
-        flow = flow_from(start, captured.output)
-        if flow is None:
-            continue
-        spans, additions = find_residual_blocks(flow)
-        if plain:
-            if spans:
-                raise DiscoveryError(
-                    f"This net has {len(spans)} residual blocks ({spans[0].name}, …); "
-                    "plain is for nets without shortcuts: leave it out."
-                )
-            spans = find_units(flow)
-        if best is None or len(spans) > len(best[1]):
-            best = flow, spans, additions
-    if best is None:
+    flows = [flow_from(start, captured.output) for start in _starts(captured)]
+    found = [(flow, *find_residual_blocks(flow)) for flow in flows if flow is not None]
+    if not found:
         raise DiscoveryError(
             "The output does not depend on any floating-point input; pass an example with one."
         )
-    return best
+    flow, spans, additions = max(found, key=lambda one: len(one[1]))
+    # A stream of its own, such as an encoder beside a decoder, would be cut into the context.
+    beside = [span for _, others, _ in found for span in others if span.total not in flow.members]
+    if beside:
+        raise DiscoveryError(
+            f"This net has two streams: {len(spans)} blocks on one ({spans[0].name}, …) and "
+            f"{len(beside)} on another ({beside[0].name}, …). Unravel one stream alone, such as "
+            "the encoder, or build the chain by hand with Chain.from_parts(stem, blocks, head)."
+        )
+    if not plain:
+        return flow, spans, additions
+    if spans:
+        raise DiscoveryError(
+            f"This net has {len(spans)} residual blocks ({spans[0].name}, …); plain is for nets "
+            "without shortcuts: leave it out."
+        )
+    units = [(flow, find_units(flow), additions) for flow, _, additions in found]
+    return max(units, key=lambda one: len(one[1]))
 
 
 def _starts(captured: Capture) -> list[fx.Node]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["Buffers", "evaluating"]
+__all__ = ["Buffers", "evaluating", "unfused_attention"]
 
 
 class Buffers:
@@ -59,8 +59,31 @@ class Buffers:
 
 
 @contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Keep torch's own transformer layers from the fused path, which hides their additions.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with unfused_attention():
+        ...     torch.backends.mha.get_fastpath_enabled()
+        False
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[Buffers]:
     """Put every module into evaluation mode; afterwards modes and buffers are as they were.
+
+    Meanwhile nothing is cached between calls (a configuration's ``use_cache``), since a cache among
+    the outputs cannot be exported, and torch's own attention takes no fused path.
 
     Args:
         model: Any module.
@@ -78,11 +101,18 @@ def evaluating(model: nn.Module) -> Iterator[Buffers]:
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = Buffers(model)
+    configurations = [getattr(module, "config", None) for module, _ in modes]
+    caching = [found for found in configurations if getattr(found, "use_cache", None) is True]
     try:
         for module, _ in modes:
             module.training = False
-        yield buffers
+        for configuration in caching:
+            configuration.use_cache = False  # type: ignore[union-attr]
+        with unfused_attention():
+            yield buffers
     finally:
+        for configuration in caching:
+            configuration.use_cache = True  # type: ignore[union-attr]
         for module, training in modes:
             module.training = training
         buffers.restore()
