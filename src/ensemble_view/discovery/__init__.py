@@ -147,11 +147,16 @@ def _find(captured: Capture, *, plain: bool) -> tuple[Flow, list[Span], list[Add
         )
     flow, spans, additions = max(found, key=lambda one: len(one[1]))
     # A stream of its own, such as an encoder beside a decoder, would be cut into the context.
-    beside = [span for _, others, _ in found for span in others if span.total not in flow.members]
+    beside = {
+        span.total: span.name
+        for _, others, _ in found
+        for span in others
+        if span.total not in flow.members
+    }
     if beside:
         raise DiscoveryError(
             f"This net has two streams: {len(spans)} blocks on one ({spans[0].name}, …) and "
-            f"{len(beside)} on another ({beside[0].name}, …). Unravel one stream alone, such as "
+            f"{len(beside)} on another ({next(iter(beside.values()))}, …). Unravel one stream alone, such as "
             "the encoder, or build the chain by hand with Chain.from_parts(stem, blocks, head)."
         )
     if not plain:
