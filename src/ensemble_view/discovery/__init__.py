@@ -156,8 +156,9 @@ def _find(captured: Capture, *, plain: bool) -> tuple[Flow, list[Span], list[Add
     if beside:
         raise DiscoveryError(
             f"This net has two streams: {len(spans)} blocks on one ({spans[0].name}, …) and "
-            f"{len(beside)} on another ({next(iter(beside.values()))}, …). Unravel one stream alone, such as "
-            "the encoder, or build the chain by hand with Chain.from_parts(stem, blocks, head)."
+            f"{len(beside)} on another ({next(iter(beside.values()))}, …). Unravel one stream "
+            "alone, such as the encoder, or build the chain by hand with Chain.from_parts(stem, "
+            "blocks, head)."
         )
     if not plain:
         return flow, spans, additions
