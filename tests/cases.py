@@ -241,6 +241,7 @@ TORCHVISION = [
 HAND_WRITTEN = [
     hand_written(nets.EntryReLU),
     hand_written(nets.RootLoop, alike=((0, 1, 2, 3),)),
+    hand_written(nets.InPlaceLoop, alike=((0, 1, 2, 3),)),
     hand_written(nets.NestedSums),
     hand_written(nets.Additions, alike=((0, 1, 2, 3, 4, 5),)),
     hand_written(nets.InPlaceSum, alike=((0, 1, 2, 3, 4),)),

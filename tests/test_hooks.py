@@ -21,7 +21,7 @@ from ensemble_view import (
 from ensemble_view.errors import DiscoveryError, InterventionError
 from ensemble_view.models import build
 from ensemble_view.plan import bind
-from layers import wake
+from layers import conv, wake
 from state import unchanged
 
 BITE = 1e-3
@@ -165,6 +165,33 @@ def test_nested_deletions_of_plain_units_add_up():
             expected = model(batch)
         with edited(chain, Delete(4)), edited(chain, Delete(1)), edited(chain, Delete(2)):
             assert error(model(batch), expected) <= EXACT
+
+
+class Copying(nn.Module):
+    """A plain net that copies what each unit makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(
+            nn.Sequential(conv(3, 3), nn.BatchNorm2d(3), nn.ReLU()) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for unit in self.units:
+            x = unit(x).clone()
+        return x.flatten(1)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(2, 1), (1, 2), (3, 1)])
+def test_what_one_edit_does_does_not_shift_the_places_of_another(outer, inner):
+    model, batch = wake(Copying()), images()
+    chain = unravel(model, batch, plain=True)
+    with torch.no_grad():
+        expected = batch
+        for index, unit in enumerate(model.units):
+            expected = expected if index in (outer, inner) else unit(expected)
+        with edited(chain, Delete(outer)), edited(chain, Delete(inner)):
+            assert error(model(batch), expected.flatten(1)) <= EXACT
 
 
 @pytest.mark.parametrize(
