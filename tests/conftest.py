@@ -15,6 +15,9 @@ from ensemble_view import Chain, unravel
 from ensemble_view.interventions import Intervention
 from ensemble_view.plan import Plan, bind
 
+# Scripts, which need extras; test_families.py imports what it needs.
+collect_ignore = ["families"]
+
 # The same examples on every machine, however slow it is.
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("repeatable")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from ensemble_view.chain import Addition, Chain
+from ensemble_view.chain import Addition, Chain, ShortcutKind
 from ensemble_view.discovery.blocks import Span, find_residual_blocks, find_units
 from ensemble_view.discovery.capture import (
     Arguments,
@@ -32,7 +32,7 @@ from ensemble_view.discovery.provenance import Provenance, trace_provenance
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.sites import modes_on
 
-__all__ = ["Example", "Granularity", "Provenance", "unravel", "unravel_arguments"]
+__all__ = ["Example", "Granularity", "Provenance", "count_blocks", "unravel", "unravel_arguments"]
 
 
 def unravel(
@@ -135,6 +135,22 @@ def _unravel(
     )
     _prove(chain, model, arguments, captured.pick)
     return chain
+
+
+def count_blocks(model: nn.Module, arguments: Arguments) -> tuple[int, int, list[ShortcutKind]]:
+    """Count a model's blocks without cutting or proving a chain.
+
+    Args:
+        model: As for :func:`unravel`.
+        arguments: Positional arguments and keyword arguments.
+
+    Returns:
+        How many at granularity ``branch``, how many at ``block``, and each branch's shortcut.
+    """
+    captured = capture(model, arguments)
+    flow, spans, _ = _find(captured, plain=False)
+    blocks = group_spans(flow, spans, model, "block")
+    return len(spans), len(blocks), [span.shortcut_kind for span in spans]
 
 
 def _find(captured: Capture, *, plain: bool) -> tuple[Flow, list[Span], list[Addition]]:

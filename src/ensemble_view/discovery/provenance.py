@@ -80,10 +80,17 @@ def trace_provenance(captured: Capture, flow: Flow, groups: Sequence[Group]) -> 
         return tuple(found)
 
     members: dict[ModuleCall, set[fx.Node]] = {}
-    for node in flow.members:
+    lending: set[ModuleCall] = set()
+    for node in captured.graph.nodes:
         site = site_of(node)
         for call in site.stack if site is not None else ():
-            members.setdefault(call, set()).add(node)
+            if node in flow.members:
+                members.setdefault(call, set()).add(node)
+            elif any(_is_outside(user, call) for user in node.users):
+                lending.add(call)
+    # A module that lends other modules a value (T5's first layer the position bias of all) cannot
+    # change places with them by itself.
+    members = {call: nodes for call, nodes in members.items() if call not in lending}
     blocks: list[BlockProvenance] = []
     for _, spans in groups:
         entry, exit_ = spans[0].entry, spans[-1].exit
@@ -100,6 +107,11 @@ def trace_provenance(captured: Capture, flow: Flow, groups: Sequence[Group]) -> 
             )
         )
     return Provenance(tuple(blocks))
+
+
+def _is_outside(node: fx.Node, call: ModuleCall) -> bool:
+    site = site_of(node)
+    return site is not None and call not in site.stack
 
 
 def _whole_module(region: set[fx.Node], members: dict[ModuleCall, set[fx.Node]]) -> str | None:
