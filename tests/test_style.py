@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
     "command",
     [
         ("ruff", "check", "."),
-        ("ruff", "format", "--check", "."),
+        ("ruff", "format", "--check", "src", "tests", "analyses"),
         ("mypy",),
     ],
     ids=" ".join,
