@@ -265,6 +265,7 @@ HAND_WRITTEN = [
     ),
     hand_written(nets.Layers),
     hand_written(nets.FromInput),
+    hand_written(nets.OverInput),
     hand_written(nets.InnerSums),
 ]
 
