@@ -112,7 +112,7 @@ def test_only_the_entry_point_imports_the_command_line():
         for target, _ in imported(file)
         if target.startswith(f"{PACKAGE.name}.cli")
     }
-    assert importers == {"__main__"}
+    assert importers - {"cli"} == {"__main__"}
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)

@@ -70,7 +70,7 @@ class Inspection:
                 shapes[0] if shapes[0] == shapes[1] else " → ".join(shapes),
                 row["shortcut_kind"],
                 f"{row['parameters']:,}",
-                f"{row['flops'] / 1e6:.1f}",
+                f"{row['flops'] / 1e6:.3g}",
             ]
             table.add_row(*cells, *([f"{row['branch_ratio']:.2f}"] if ratios else []))
         console = Console(width=80, color_system=None, force_terminal=False)

@@ -12,6 +12,7 @@ from ensemble_view.calibration import Calibration, calibrate
 from ensemble_view.chain import Block, Chain
 from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.datasets.loader_data import LoaderData
+from ensemble_view.discovery import Granularity
 from ensemble_view.engine import Engine, Progress
 from ensemble_view.errors import InterventionError
 from ensemble_view.interventions import (
@@ -121,6 +122,7 @@ def lesion(
     *,
     blocks: str | Sequence[BlockName] | None = None,
     plain: bool = False,
+    granularity: Granularity = "block",
     limit: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -141,6 +143,7 @@ def lesion(
         blocks: Delete this set together, instead of each block in turn: indices from 0, module
             paths, or text as on the command line (``"3,7-9"``).
         plain: For a net without shortcuts: its conv-norm-activation units are the blocks.
+        granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
         limit: At most so many examples, class-balanced.
         seed: Of the choice of examples.
         batch_size: Examples per batch; by default the fastest, found by a short measurement.
@@ -166,6 +169,7 @@ def lesion(
         data,
         blocks=blocks,
         plain=plain,
+        granularity=granularity,
         limit=limit,
         seed=seed,
         batch_size=batch_size,
@@ -181,6 +185,7 @@ def prepare_lesions(
     *,
     blocks: str | Sequence[BlockName] | None = None,
     plain: bool = False,
+    granularity: Granularity = "block",
     limit: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -194,6 +199,7 @@ def prepare_lesions(
         data: As for :func:`lesion`.
         blocks: As for :func:`lesion`.
         plain: As for :func:`lesion`.
+        granularity: As for :func:`lesion`.
         limit: As for :func:`lesion`.
         seed: As for :func:`lesion`.
         batch_size: As for :func:`lesion`.
@@ -206,7 +212,7 @@ def prepare_lesions(
     Raises:
         InterventionError: If no block can be deleted, or the blocks named cannot.
     """
-    subject = examine(model, data, plain=plain, limit=limit, seed=seed)
+    subject = examine(model, data, plain=plain, granularity=granularity, limit=limit, seed=seed)
     chain = subject.chain
     sets: list[tuple[int, ...]]
     if blocks is None:

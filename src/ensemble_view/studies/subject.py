@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ensemble_view.chain import Chain
 from ensemble_view.checkpoints import Checkpoint, weights_hash
 from ensemble_view.datasets import LabelledData, as_data, open_data
-from ensemble_view.discovery import unravel
+from ensemble_view.discovery import Granularity, unravel
 from ensemble_view.errors import DataError
 from ensemble_view.results import Provenance
 
@@ -80,6 +80,7 @@ def examine(
     data: Any,
     *,
     plain: bool = False,
+    granularity: Granularity = "block",
     limit: int | None = None,
     seed: int = 0,
 ) -> Subject:
@@ -91,6 +92,7 @@ def examine(
             :func:`~ensemble_view.datasets.as_data` takes. By name, the data are normalised as the
             checkpoint says.
         plain: Take a net without shortcuts apart into its conv-norm-activation units.
+        granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
         limit: At most so many examples, class-balanced.
         seed: Of the choice of examples.
 
@@ -118,7 +120,7 @@ def examine(
         chain = model
     else:
         assert module is not None
-        chain = unravel(module, sample, plain=plain)
+        chain = unravel(module, sample, plain=plain, granularity=granularity)
     description: dict[str, Any] = {
         "name": type(module).__name__ if module is not None else "parts",
         "blocks": len(chain),

@@ -22,6 +22,25 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 import ensemble_view
 from ensemble_view.bench import bench as run_bench
 from ensemble_view.checkpoints import Checkpoint, load_checkpoint
+from ensemble_view.cli.options import (
+    Arch,
+    Crop,
+    Data,
+    Device,
+    Download,
+    Granularity,
+    Json,
+    Limit,
+    Mean,
+    Model,
+    Plain,
+    Resize,
+    Root,
+    Seed,
+    Split,
+    Std,
+    TrustPickle,
+)
 from ensemble_view.datasets import LabelledData, open_data
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.results.files import prepare_folder
@@ -42,80 +61,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-MODEL_HELP = (
-    "A checkpoint (.pt, .pth, .th or .safetensors), or the name of a bundled net such as "
-    "digits-resnet110."
-)
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file with images and "
-        "labels, or a folder with one subfolder per class. Default: what the checkpoint names.",
-        rich_help_panel="Data",
-    ),
-]
-Split = Annotated[str, typer.Option(help="Part of the data.", rich_help_panel="Data")]
-Root = Annotated[
-    Path | None, typer.Option(help="Folder of torchvision's data sets.", rich_help_panel="Data")
-]
-Download = Annotated[
-    bool, typer.Option("--download", help="Let torchvision fetch them.", rich_help_panel="Data")
-]
-Mean = Annotated[
-    str | None,
-    typer.Option(
-        help="Per channel, of pixels scaled to 0..1: 0.485,0.456,0.406. Default: what the "
-        "checkpoint says.",
-        rich_help_panel="Data",
-    ),
-]
-Std = Annotated[str | None, typer.Option(help="Likewise.", rich_help_panel="Data")]
-Resize = Annotated[
-    int | None, typer.Option(min=1, help="Shorter side, pixels.", rich_help_panel="Data")
-]
-Crop = Annotated[
-    int | None, typer.Option(min=1, help="Square in the centre, pixels.", rich_help_panel="Data")
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(min=1, help="At most N examples, class-balanced.", rich_help_panel="Data"),
-]
-Arch = Annotated[
-    str | None,
-    typer.Option(
-        help="Where the file does not say: torchvision:resnet50, cifar:resnet56, or "
-        "net.py:factory (runs that file).",
-        rich_help_panel="Model",
-    ),
-]
-TrustPickle = Annotated[
-    bool,
-    typer.Option(
-        "--trust-pickle",
-        help="Unpickle whole modules. This runs code from the file.",
-        rich_help_panel="Model",
-    ),
-]
-Device = Annotated[
-    str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Execution")
-]
-Seed = Annotated[
-    int, typer.Option(min=0, help="Of every random choice.", rich_help_panel="Execution")
-]
-Plain = Annotated[
-    bool,
-    typer.Option(
-        "--plain",
-        help="For a net without shortcuts: its conv-norm-activation units are the blocks.",
-        rich_help_panel="Model",
-    ),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print results.json and nothing else.", rich_help_panel="Output"),
-]
 
 
 @app.callback()
@@ -152,6 +97,7 @@ def lesion(
         ),
     ] = None,
     plain: Plain = False,
+    granularity: Granularity = "block",
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: Annotated[
@@ -187,6 +133,7 @@ def lesion(
         labelled,
         blocks=blocks,
         plain=plain,
+        granularity=granularity,
         seed=seed,
         batch_size=batch_size,
         command=_command(),
@@ -219,6 +166,7 @@ def inspect(
     data: Data = None,
     limit: Limit = 256,
     plain: Plain = False,
+    granularity: Granularity = "block",
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -244,12 +192,14 @@ def inspect(
         labelled = _open(
             checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
         )
-        found = run_inspect(examine(checkpoint, labelled, plain=plain))
+        found = run_inspect(examine(checkpoint, labelled, plain=plain, granularity=granularity))
     else:
         shape = checkpoint.input_shape or _guessed_shape(checkpoint)
         weights = next(checkpoint.model.parameters())
         images = torch.zeros(2, *shape, device=weights.device, dtype=weights.dtype)
-        chain = ensemble_view.unravel(checkpoint.model, images.normal_(), plain=plain)
+        chain = ensemble_view.unravel(
+            checkpoint.model, images.normal_(), plain=plain, granularity=granularity
+        )
         found = run_inspect(chain)
     if as_json:
         typer.echo(found.to_json())

@@ -1,0 +1,112 @@
+"""The options that several commands share, with what ``--help`` says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+__all__ = [
+    "Arch",
+    "Crop",
+    "Data",
+    "Device",
+    "Download",
+    "Granularity",
+    "Json",
+    "Limit",
+    "Mean",
+    "Model",
+    "Plain",
+    "Resize",
+    "Root",
+    "Seed",
+    "Split",
+    "Std",
+    "TrustPickle",
+]
+
+GranularityName: TypeAlias = Literal["block", "branch"]
+
+MODEL_HELP = (
+    "A checkpoint (.pt, .pth, .th or .safetensors), or the name of a bundled net such as "
+    "digits-resnet110."
+)
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file with images and "
+        "labels, or a folder with one subfolder per class. Default: what the checkpoint names.",
+        rich_help_panel="Data",
+    ),
+]
+Split = Annotated[str, typer.Option(help="Part of the data.", rich_help_panel="Data")]
+Root = Annotated[
+    Path | None, typer.Option(help="Folder of torchvision's data sets.", rich_help_panel="Data")
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Let torchvision fetch them.", rich_help_panel="Data")
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Per channel, of pixels scaled to 0..1: 0.485,0.456,0.406. Default: what the "
+        "checkpoint says.",
+        rich_help_panel="Data",
+    ),
+]
+Std = Annotated[str | None, typer.Option(help="Likewise.", rich_help_panel="Data")]
+Resize = Annotated[
+    int | None, typer.Option(min=1, help="Shorter side, pixels.", rich_help_panel="Data")
+]
+Crop = Annotated[
+    int | None, typer.Option(min=1, help="Square in the centre, pixels.", rich_help_panel="Data")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="At most N examples, class-balanced.", rich_help_panel="Data"),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the file does not say: torchvision:resnet50, cifar:resnet56, or "
+        "net.py:factory (runs that file).",
+        rich_help_panel="Model",
+    ),
+]
+TrustPickle = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Unpickle whole modules. This runs code from the file.",
+        rich_help_panel="Model",
+    ),
+]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Execution")
+]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Of every random choice.", rich_help_panel="Execution")
+]
+Plain = Annotated[
+    bool,
+    typer.Option(
+        "--plain",
+        help="For a net without shortcuts: its conv-norm-activation units are the blocks.",
+        rich_help_panel="Model",
+    ),
+]
+Granularity = Annotated[
+    GranularityName,
+    typer.Option(
+        help="block: a transformer layer is one block; branch: its attention and its "
+        "feed-forward part are one each.",
+        rich_help_panel="Model",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print results.json and nothing else.", rich_help_panel="Output"),
+]
