@@ -187,11 +187,11 @@ def cifar_resnet32() -> nn.Module:
 
 
 def hand_written(
-    net: type[nets.Net],
+    net: type[nets.Net | nets.Backbone],
     *,
     alike: tuple[tuple[int, ...], ...] = ((0, 1, 2),),
     blocks: tuple[str, ...] | None = None,
-    kind: str = "identity",
+    kinds: tuple[str, ...] | None = None,
     links: tuple[int, ...] = (),
     granularity: str = "block",
     by_keyword: bool = False,
@@ -202,7 +202,7 @@ def hand_written(
         make=awake(net),
         oracle=by_hand,
         blocks=names,
-        kinds=(kind,) * len(names),
+        kinds=kinds or ("identity",) * len(names),
         alike=alike,
         links=links,
         granularity=granularity,
@@ -241,11 +241,21 @@ TORCHVISION = [
 HAND_WRITTEN = [
     hand_written(nets.EntryReLU),
     hand_written(nets.RootLoop, alike=((0, 1, 2, 3),)),
+    hand_written(
+        nets.Backbone,
+        alike=((0, 1, 2, 3),),
+        blocks=tuple(f"backbone.blocks.{index}" for index in range(4)),
+    ),
     hand_written(nets.InPlaceLoop, alike=((0, 1, 2, 3),)),
     hand_written(nets.NestedSums),
     hand_written(nets.Additions, alike=((0, 1, 2, 3, 4, 5),)),
     hand_written(nets.InPlaceSum, alike=((0, 1, 2, 3, 4),)),
-    hand_written(nets.SharedPreamble, alike=(), kind="projection"),
+    hand_written(nets.SharedPreamble, alike=(), kinds=("projection",) * 3),
+    hand_written(
+        nets.Shortcuts,
+        alike=((0, 1, 2, 3, 4, 5),),
+        kinds=("identity", "identity", "pooling", "projection", "zero-pad", "zero-pad"),
+    ),
     hand_written(nets.DropoutNet),
     hand_written(nets.DictOutput, by_keyword=True),
     hand_written(nets.Linked, alike=((0, 1), (2, 3)), links=(2,)),

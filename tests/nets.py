@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from layers import conv, two_layers
 
@@ -87,6 +88,22 @@ class RootLoop(Net):
 
     def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
         return (x + self.blocks[index](x) if keep else x).clamp(min=0)
+
+
+class Backbone(nn.Module):
+    """The same net as a part of another module."""
+
+    count = RootLoop.count
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = RootLoop()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone(x).tanh()
+
+    def by_hand(self, x: Tensor, order: Sequence[int], deleted: Iterable[int]) -> Tensor:
+        return torch.tanh(self.backbone.by_hand(x, order, deleted))
 
 
 class InPlaceLoop(RootLoop):
@@ -210,6 +227,49 @@ class SharedPreamble(Net):
         block = self.blocks[index]
         x = block.preamble[0](x).clamp(min=0)
         return block.project(x) + block.branch(x) if keep else block.project(x)
+
+
+class ShortcutsBlock(nn.Module):
+    def __init__(self, channels: int, kind: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.branch = two_layers(channels)
+        self.project = nn.Conv2d(channels, channels, 1)
+        self.gain = nn.Parameter(torch.linspace(0.3, 0.9, channels)[:, None, None])
+        self.depth = StochasticDepth(0.5, "row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.branch(x)
+        half, zeros = x[:, :2], torch.zeros(x.shape[0], 2, *x.shape[2:], dtype=x.dtype)
+        forms = (
+            lambda: x + self.depth(branch),
+            lambda: self.gain * branch + x,
+            lambda: F.avg_pool2d(x, 3, 1, 1) + branch,
+            lambda: self.project(F.avg_pool2d(x, 3, 1, 1)) + branch,
+            lambda: torch.cat([half, zeros], 1) + branch,
+            lambda: torch.cat([half, half.mul(0)], 1) + branch,
+        )
+        return forms[self.kind]()
+
+
+class Shortcuts(Net):
+    """Identity beside a branch that is dropped or scaled, pooling, projection, zero padding."""
+
+    count = 6
+
+    def block(self, index: int) -> nn.Module:
+        return ShortcutsBlock(self.channels, index)
+
+    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
+        block = self.blocks[index]
+        branch = (block.gain if index == 1 else 1) * block.branch(x)
+        if index in (2, 3):
+            x = F.avg_pool2d(x, 3, 1, 1)
+        if index == 3:
+            x = block.project(x)
+        if index in (4, 5):
+            x = x * torch.tensor([1, 1, 0, 0])[:, None, None]
+        return x + branch if keep else x
 
 
 class DropoutBlock(nn.Module):
@@ -383,18 +443,3 @@ class InnerSums(Net):
         h = h + block.leave(h).clamp(min=0)
         h = F.avg_pool2d(h, 3, 1, 1) + block.squeeze(h.mean((2, 3), keepdim=True))
         return x + F.avg_pool2d(h, 3, 1, 1) + 0.5 * block.norm(block.leave(h))
-
-
-class Body(nn.Module):
-    """Stem and head around a body that a subclass writes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.head = conv(3, 4), nn.Linear(4, 5)
-        self.first, self.second = two_layers(4), two_layers(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(self.stem(x)).mean((2, 3)))
-
-    def body(self, x: Tensor) -> Tensor:
-        raise NotImplementedError

@@ -14,6 +14,7 @@ from torch import nn
 import nets
 from cases import error, images, logits, small, stages
 from ensemble_view import Block, Chain, unravel
+from ensemble_view.discovery import unravel_arguments
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.models import build
 from layers import conv, wake
@@ -197,6 +198,43 @@ def test_random_sequences_of_blocks_are_found_in_order(kinds, seed):
         if kinds[place] == 3 and any(kind < 3 for kind in kinds[place:])
     }
     assert set(chain.links) == links
+
+
+class Written(nets.RootLoop):
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def forward(self, x):
+        x = self.stem(x)
+        for branch in self.blocks:
+            x = self.form(x, branch(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a shortcut that is only scaled, or has 0 added, is called pooling"
+)
+@pytest.mark.parametrize(
+    "form", [lambda x, b: 0.7 * x + b, lambda x, b: sum([x, b])], ids=["scaled", "sum"]
+)
+def test_no_shortcut_is_called_pooling_where_nothing_is_pooled(form):
+    chain = unravel(wake(Written(form)), images())
+    assert len(chain) == 4
+    assert "pooling" not in {block.shortcut_kind for block in chain}
+
+
+class Variadic(nets.RootLoop):
+    def forward(self, *inputs, **options):
+        return options["gain"] * super().forward(inputs[0] + 0 * inputs[1])
+
+
+def test_a_model_may_take_any_number_of_arguments():
+    model, gain = wake(Variadic()), torch.ones(2, 1, dtype=torch.float64)
+    chain = unravel_arguments(model, ((images(), images(seed=2)), {"gain": gain}))
+    args, options = (images(5), images(5, seed=3)), {"gain": torch.full((5, 1), 2.0)}
+    with torch.no_grad():
+        assert error(chain(*args, **options), model(*args, **options)) <= 1e-10
 
 
 def test_a_chain_made_of_parts_runs_without_a_model():

@@ -248,6 +248,43 @@ def test_a_bare_model_is_edited_once():
             assert error(model(batch), by_hand(model, batch, {0})) <= EXACT
 
 
+WRAPPERS = {
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "data parallel": nn.DataParallel,
+}
+
+
+# Compiled modules warn wherever a hook is registered for all modules.
+@pytest.mark.filterwarnings("ignore:Using `torch.compile:UserWarning")
+@pytest.mark.parametrize("wrap", WRAPPERS)
+@pytest.mark.parametrize("target", ["wrapper", "its chain", "the model's chain"])
+def test_a_wrapped_model_is_edited_like_the_model(wrap, target):
+    model, batch = looped()
+    wrapper = WRAPPERS[wrap](model)
+    with torch.no_grad():
+        before = wrapper(batch)
+        edit = {
+            "wrapper": lambda: wrapper,
+            "its chain": lambda: unravel(wrapper, batch),
+            "the model's chain": lambda: unravel(model, batch),
+        }[target]()
+        for intervention, order, deleted in (
+            (Delete(1), range(4), {1}),
+            (Swap(0, 3), (3, 1, 2, 0), ()),
+        ):
+            with edited(edit, intervention):
+                found = wrapper(batch)
+            assert error(found, by_hand(model, batch, deleted, order)) <= EXACT
+        assert error(wrapper(batch), before) <= EXACT
+
+
+@pytest.mark.parametrize("target", ["model.pt", Delete(1), None])
+def test_only_models_and_chains_are_edited(target):
+    message = "^edited takes a chain or the model itself, then interventions; the first argument is"
+    with pytest.raises(InterventionError, match=message), edited(target, Delete(0)):
+        pass
+
+
 def test_a_chain_made_of_parts_cannot_be_edited():
     chain = Chain.from_parts(nn.Flatten(), [Block(0, "F")], nn.Identity())
     message = (

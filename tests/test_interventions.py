@@ -151,6 +151,15 @@ def test_interventions_that_do_not_fit_are_refused_in_words(intervention, messag
         intervention.apply(UNCHANGED)
 
 
+@pytest.mark.parametrize("part", [3, "layer1.0", Delete, None])
+def test_only_interventions_are_composed(part):
+    message = r" is no intervention; write what to do with it, such as Delete\(3\)\.$"
+    with pytest.raises(InterventionError, match=message):
+        Compose((part,))
+    with pytest.raises(InterventionError, match=message):
+        Delete(1) | part
+
+
 @given(st.sets(st.integers(0, 200)))
 def test_formatted_blocks_are_read_back(found):
     text = format_blocks(list(found))

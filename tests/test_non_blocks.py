@@ -13,8 +13,7 @@ from cases import images
 from ensemble_view import Chain, unravel
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.models import build
-from layers import conv, two_layers, wake
-from nets import Body
+from layers import Body, conv, two_layers, wake
 
 
 class Concatenation(Body):

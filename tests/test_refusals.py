@@ -13,8 +13,7 @@ from torch import nn
 from cases import images, small
 from ensemble_view import unravel
 from ensemble_view.errors import DiscoveryError
-from layers import wake
-from nets import Body
+from layers import Body, wake
 from state import unchanged
 
 
@@ -152,6 +151,14 @@ REFUSALS: list[tuple[Callable[[], nn.Module], Any, dict[str, Any], str]] = [
         "^The model has no floating-point output; found: none",
     ),
 ]
+
+
+@pytest.mark.parametrize("thing", ["model.pt", {"weight": torch.ones(1)}, None, nn.Linear])
+def test_only_modules_are_unravelled(thing):
+    with pytest.raises(
+        DiscoveryError, match=r"^A model is a torch\.nn\.Module; this is a \w+\. Bu"
+    ):
+        unravel(thing, images())
 
 
 @pytest.mark.parametrize(("make", "example", "options", "message"), REFUSALS)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,11 +16,10 @@ from ensemble_view.engine import Engine
 
 __all__ = ["Calibration", "calibrate"]
 
-_CPU_SIZES = (16, 32, 64, 128, 256)
-_CUDA_SIZES = (64, 256, 1024, 4096)
+_SIZES = {"cpu": (16, 32, 64, 128, 256), "cuda": (64, 256, 1024, 4096)}
 _BUDGET = 3.0
 _WORTHWHILE = 0.02
-_REPETITIONS = 3
+_REPETITIONS = 2
 
 
 @dataclass(frozen=True)
@@ -85,28 +83,30 @@ def calibrate(
         >>> calibrate(engine, (torch.ones(2, 4),), sizes=[8]).batch_size
         8
     """
-    candidates = sizes or (_CUDA_SIZES if engine.device.type == "cuda" else _CPU_SIZES)
-    best: Calibration | None = None
-    started = time.perf_counter()
-    for size in sorted({min(size, most) for size in candidates}):
-        arguments = _repeated(sample, size)
-        for threads in sorted({1, torch.get_num_threads()}):
-            found = Calibration(size, threads, math.nan)
+    candidates = sorted(
+        {min(size, most) for size in sizes or _SIZES.get(engine.device.type, _SIZES["cpu"])}
+    )
+    best = Calibration(candidates[0], torch.get_num_threads(), math.inf)
+    # One thread first: where threads wait for each other, timing several would use up the time.
+    for threads in sorted({1, torch.get_num_threads()}):
+        started = time.perf_counter()
+        for size in candidates:
+            if time.perf_counter() - started > _BUDGET / 2:
+                break
+            found = Calibration(size, threads, math.inf)
             try:
                 with found.threads_set():
-                    seconds = _seconds(engine, arguments) / size
+                    seconds = _seconds(engine, _repeated(sample, size)) / size
             except torch.OutOfMemoryError:
-                return best or found
-            if best is None or seconds < best.seconds_per_example * (1 - _WORTHWHILE):
-                best = Calibration(size, threads, seconds)
-        if time.perf_counter() - started > _BUDGET:
-            break
-    return best or Calibration(1, torch.get_num_threads(), math.nan)
+                break
+            if seconds < best.seconds_per_example * (1 - _WORTHWHILE):
+                best = replace(found, seconds_per_example=seconds)
+    return best
 
 
 def _seconds(engine: Engine, arguments: tuple[Any, ...]) -> float:
     engine.profile(*arguments)
-    return statistics.median(engine.profile(*arguments) for _ in range(_REPETITIONS))
+    return min(engine.profile(*arguments) for _ in range(_REPETITIONS))
 
 
 def _repeated(sample: tuple[Any, ...], size: int) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ from ensemble_view.discovery.evaluation import unfused_attention
 from ensemble_view.errors import InterventionError
 from ensemble_view.interventions import Compose, Intervention
 from ensemble_view.plan import Plan, bind
-from ensemble_view.sites import ModuleCall, Site, SiteMode, modes_on
+from ensemble_view.sites import ModuleCall, Site, SiteMode, modes_on, unwrapped
 
 __all__ = ["edited", "edited_by_plan"]
 
@@ -63,14 +63,21 @@ def edited(target: Chain | nn.Module, *interventions: Intervention) -> Iterator[
     with ExitStack() as stack:
         if isinstance(target, Chain):
             stack.enter_context(edited_by_plan(target, bind(composed, target.outline)))
+        elif not isinstance(target, nn.Module):
+            raise InterventionError(
+                "edited takes a chain or the model itself, then interventions; the first argument "
+                f"is a {type(target).__name__}."
+            )
         else:
-            if any(isinstance(hook, _FirstCall) for hook in target._forward_pre_hooks.values()):
+            model = unwrapped(target)
+            if any(isinstance(hook, _FirstCall) for hook in model._forward_pre_hooks.values()):
                 raise InterventionError(
-                    f"{type(target).__name__} is being edited already; give all interventions to "
+                    f"{type(model).__name__} is being edited already; give all interventions to "
                     "one edited(...), or unravel the model first and give the chain."
                 )
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
             first_call = _FirstCall(composed, stack)
-            handle = target.register_forward_pre_hook(first_call, prepend=True, with_kwargs=True)
+            handle = model.register_forward_pre_hook(first_call, prepend=True, with_kwargs=True)
             stack.callback(handle.remove)
         yield
 
@@ -132,6 +139,8 @@ def edited_by_plan(chain: Chain, plan: Plan) -> Iterator[SiteMode]:
             replacement = _Replacement(chain, provenance, plan)
             mode = _Edit(model, replacement.visit, replacement.begin)
         mode.moves = bool(moved)
+        # Compiled code calls no torch functions that a mode could meet.
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield stack.enter_context(mode)
 
 

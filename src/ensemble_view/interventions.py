@@ -164,12 +164,22 @@ class Compose(Intervention):
     Args:
         parts: The interventions; none leaves the chain as it is.
 
+    Raises:
+        InterventionError: If a part is no intervention.
+
     Example:
         >>> Delete(3) | Swap(7, 8)
         Delete(3) | Swap(7, 8)
     """
 
     parts: tuple[Intervention, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if not isinstance(part, Intervention):
+                raise InterventionError(
+                    f"{part!r} is no intervention; write what to do with it, such as Delete(3)."
+                )
 
     def apply(self, arrangement: Arrangement) -> Arrangement:
         """Apply all parts in order.

@@ -23,7 +23,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["ModuleCall", "Site", "SiteMode", "modes_on"]
+__all__ = ["ModuleCall", "Site", "SiteMode", "modes_on", "unwrapped"]
 
 ModuleCall: TypeAlias = tuple[str, int]
 """A module's path and which call of it this is, counted from 0 within one call of the model."""
@@ -205,3 +205,26 @@ def modes_on(model: nn.Module) -> list[SiteMode]:
     """
     modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     return [mode for mode in modes if isinstance(mode, SiteMode) and mode.model is model]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Take off what wraps a model without being part of it: ``torch.compile``, data parallelism.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        The model inside, or the module itself.
+
+    Example:
+        >>> layer = nn.ReLU()
+        >>> unwrapped(nn.DataParallel(layer)) is layer
+        True
+    """
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model

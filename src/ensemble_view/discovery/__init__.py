@@ -30,7 +30,7 @@ from ensemble_view.discovery.evaluation import evaluating
 from ensemble_view.discovery.granularity import Granularity, group_spans
 from ensemble_view.discovery.provenance import Provenance, trace_provenance
 from ensemble_view.errors import DiscoveryError
-from ensemble_view.sites import modes_on
+from ensemble_view.sites import modes_on, unwrapped
 
 __all__ = ["Example", "Granularity", "Provenance", "count_blocks", "unravel", "unravel_arguments"]
 
@@ -103,6 +103,12 @@ def unravel_arguments(
     Raises:
         DiscoveryError: As for :func:`unravel`.
     """
+    if not isinstance(model, nn.Module):
+        raise DiscoveryError(
+            f"A model is a torch.nn.Module; this is a {type(model).__name__}. Build the model and "
+            "load its weights first, for example with load_checkpoint(path)."
+        )
+    model = unwrapped(model)
     if modes_on(model):
         raise DiscoveryError(
             f"{type(model).__name__} is being edited, so it is not itself; unravel it before the "

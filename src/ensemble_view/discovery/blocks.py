@@ -277,6 +277,8 @@ def _spans(flow: Flow, sums: Sequence[_Sum]) -> list[Span]:
     """Give each value between two sums to the first (after), the second (before) or a link."""
     rank = {node: position for position, node in enumerate(flow.trunk)}
     owners = [stack_of(block.total) for block in sums]
+    # A module that makes all the sums is like the model itself: its code tells nothing of one sum.
+    depth = len(common_stack(owners)) if len(sums) > 1 else 1
     entries = [block.shared for block in sums]
     exits = [block.total for block in sums]
     for position in range(len(sums) + 1):
@@ -286,12 +288,12 @@ def _spans(flow: Flow, sums: Sequence[_Sum]) -> list[Span]:
         after = owners[position - 1] if position else None
         before = owners[position] if position < len(sums) else None
         taken = 0
-        while taken < len(gap) and after and _belongs_after(gap[taken], after, before):
+        while taken < len(gap) and after and _belongs_after(gap[taken], after, before, depth):
             taken += 1
         if after and taken:
             exits[position - 1] = gap[taken - 1]
         left = len(gap)
-        while left > taken and before and _belongs_before(gap[left - 1], before, after):
+        while left > taken and before and _belongs_before(gap[left - 1], before, after, depth):
             left -= 1
         if before:
             entries[position] = flow.trunk[low + left]
@@ -316,20 +318,26 @@ def _is_inside(node: fx.Node, owner: tuple[ModuleCall, ...]) -> bool:
 
 
 def _belongs_after(
-    node: fx.Node, owner: tuple[ModuleCall, ...], following: tuple[ModuleCall, ...] | None
+    node: fx.Node,
+    owner: tuple[ModuleCall, ...],
+    following: tuple[ModuleCall, ...] | None,
+    depth: int,
 ) -> bool:
     if not _is_inside(node, owner):
         return False
-    shared_owner = len(owner) == 1 or (following is not None and _is_inside(node, following))
+    shared_owner = len(owner) <= depth or (following is not None and _is_inside(node, following))
     # Code that both blocks lie in does not tell whose it is: what follows an addition as an
     # activation or a normalisation is then the first one's.
     return not shared_owner or _operation(node) in _ACTIVATION | _NORM
 
 
 def _belongs_before(
-    node: fx.Node, owner: tuple[ModuleCall, ...], preceding: tuple[ModuleCall, ...] | None
+    node: fx.Node,
+    owner: tuple[ModuleCall, ...],
+    preceding: tuple[ModuleCall, ...] | None,
+    depth: int,
 ) -> bool:
-    if len(owner) == 1 or not _is_inside(node, owner):
+    if len(owner) <= depth or not _is_inside(node, owner):
         return False
     return preceding is None or not _is_inside(node, preceding)
 

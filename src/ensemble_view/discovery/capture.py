@@ -207,10 +207,8 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     shapes = pytree.tree_map(
         lambda leaf: {0: Dim.AUTO} if is_batched(leaf) else None, (args, kwargs)
     )
-    dynamic: Any = shapes[0]
-    if kwargs:
-        names = list(inspect.signature(model.forward).parameters)
-        dynamic = {**dict(zip(names, shapes[0], strict=False)), **shapes[1]}
+    bound = inspect.signature(model.forward).bind(*shapes[0], **shapes[1])
+    dynamic = dict(bound.arguments)
 
     def annotate(site: Site, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with torch.fx.traceback.annotate({_SITE: site}):

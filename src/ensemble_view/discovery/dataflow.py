@@ -67,7 +67,14 @@ def between(flow: Flow, first: fx.Node, last: fx.Node) -> list[fx.Node]:
         Members in the order of execution; empty if the two are one.
     """
     region = ancestors([last], stop=first) & flow.members
-    return [node for node in last.graph.nodes if node in region and node is not first]
+    # A size read off the input leads back to it, past the first value.
+    reached = {first}
+    found: list[fx.Node] = []
+    for node in last.graph.nodes:
+        if node in region and not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+            found.append(node)
+    return found
 
 
 def flow_from(start: fx.Node, output: fx.Node) -> Flow | None:

@@ -83,7 +83,8 @@ def evaluating(model: nn.Module) -> Iterator[Buffers]:
     """Put every module into evaluation mode; afterwards modes and buffers are as they were.
 
     Meanwhile nothing is cached between calls (a configuration's ``use_cache``), since a cache among
-    the outputs cannot be exported, and torch's own attention takes no fused path.
+    the outputs cannot be exported, torch's own attention takes no fused path, and compiled code is
+    not used.
 
     Args:
         model: Any module.
@@ -108,7 +109,7 @@ def evaluating(model: nn.Module) -> Iterator[Buffers]:
             module.training = False
         for configuration in caching:
             configuration.use_cache = False  # type: ignore[union-attr]
-        with unfused_attention():
+        with unfused_attention(), torch.compiler.set_stance("force_eager"):
             yield buffers
     finally:
         for configuration in caching:
