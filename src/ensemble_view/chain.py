@@ -24,7 +24,9 @@ Context: TypeAlias = tuple[Any, ...]
 
 Part: TypeAlias = Callable[[Tensor, Context], Tensor]
 
-ShortcutKind: TypeAlias = Literal["identity", "projection", "zero-pad", "pooling", "none"]
+ShortcutKind: TypeAlias = Literal[
+    "identity", "scaling", "projection", "zero-pad", "pooling", "none"
+]
 
 
 def identity(x: Tensor, context: Context) -> Tensor:
@@ -59,7 +61,8 @@ class Block:
         shortcut: The way round.
         branch: The residual function F.
         after: What follows the addition.
-        shortcut_kind: ``identity``, ``projection``, ``zero-pad``, ``pooling`` or ``none``.
+        shortcut_kind: ``identity``, ``scaling`` (a factor, nothing else), ``projection``,
+            ``zero-pad``, ``pooling`` or ``none``.
         shape_in: Shape of the block's input without the batch dimension.
         shape_out: Shape of its output without the batch dimension.
         units: The residual sums that the block is made of, where these are several.

@@ -16,7 +16,9 @@ from pathlib import Path
 import drawn_models
 import torch
 
-from ensemble_view.discovery import count_blocks
+from make_expected import COUNTED, expand
+
+from ensemble_view.discovery import locate_blocks
 from ensemble_view.errors import DiscoveryError
 
 
@@ -27,13 +29,25 @@ def compare(row: dict[str, str]) -> tuple[bool, str]:
     example = drawn_models.example(family, name, 2, torch.Generator().manual_seed(0))
     arguments = (tuple(example.get("args", ())), dict(example.get("kwargs", {})))
     try:
-        branches, blocks, kinds = count_blocks(model, arguments)
+        found = locate_blocks(model, arguments)
     except DiscoveryError as error:
         return row["verdict"] == "refused", f"refused: {error}"
-    expected = int(row["branch_blocks"] or 0), int(row["block_blocks"] or 0)
-    verdict = "blocks" if branches else "none"
-    agrees = verdict == row["verdict"] and (verdict == "none" or expected == (branches, blocks))
-    return agrees, f"{branches} branches, {blocks} blocks, {dict(collections.Counter(kinds))}"
+    kinds = collections.Counter(sum_.shortcut_kind for sum_ in found)
+    blocks = len({sum_.block for sum_ in found})
+    told = f"{len(found)} branches, {blocks} blocks, {dict(kinds)}"
+    if not found:
+        return row["verdict"] == "none", told
+    owners = collections.Counter(sum_.owner for sum_ in found)
+    expected = collections.Counter(expand(row["owners"]))
+    agrees = (
+        row["verdict"] == "blocks"
+        and (len(found), blocks) == (int(row["branch_blocks"]), int(row["block_blocks"]))
+        and all(kinds[kind] == int(row[kind]) for kind in COUNTED)
+        and owners == expected
+    )
+    if owners != expected:
+        told += f", more {list(owners - expected)[:4]}, missing {list(expected - owners)[:4]}"
+    return agrees, told
 
 
 def main() -> None:

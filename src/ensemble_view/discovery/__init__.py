@@ -8,7 +8,7 @@ the pieces; :func:`unravel` puts them together and proves the chain.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from ensemble_view.chain import Addition, Chain, ShortcutKind
-from ensemble_view.discovery.blocks import Span, find_residual_blocks, find_units
+from ensemble_view.discovery.blocks import Span, find_residual_blocks, find_units, stack_of
 from ensemble_view.discovery.capture import (
     Arguments,
     Capture,
@@ -32,7 +32,15 @@ from ensemble_view.discovery.provenance import Provenance, trace_provenance
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.sites import modes_on, unwrapped
 
-__all__ = ["Example", "Granularity", "Provenance", "count_blocks", "unravel", "unravel_arguments"]
+__all__ = [
+    "Example",
+    "Granularity",
+    "Located",
+    "Provenance",
+    "locate_blocks",
+    "unravel",
+    "unravel_arguments",
+]
 
 
 def unravel(
@@ -143,20 +151,38 @@ def _unravel(
     return chain
 
 
-def count_blocks(model: nn.Module, arguments: Arguments) -> tuple[int, int, list[ShortcutKind]]:
-    """Count a model's blocks without cutting or proving a chain.
+@dataclass(frozen=True)
+class Located:
+    """One residual sum as discovery sees it, before anything is cut.
+
+    Args:
+        owner: Path of the module whose ``forward`` makes the sum.
+        shortcut_kind: How the shortcut reaches what it shares with the branch.
+        block: Which block it belongs to at granularity ``block``, counted from 0.
+    """
+
+    owner: str
+    shortcut_kind: ShortcutKind
+    block: int
+
+
+def locate_blocks(model: nn.Module, arguments: Arguments) -> tuple[Located, ...]:
+    """Find a model's residual sums without cutting or proving a chain.
 
     Args:
         model: As for :func:`unravel`.
         arguments: Positional arguments and keyword arguments.
 
     Returns:
-        How many at granularity ``branch``, how many at ``block``, and each branch's shortcut.
+        One entry per sum, in order.
     """
-    captured = capture(model, arguments)
-    flow, spans, _ = _find(captured, plain=False)
-    blocks = group_spans(flow, spans, model, "block")
-    return len(spans), len(blocks), [span.shortcut_kind for span in spans]
+    flow, spans, _ = _find(capture(model, arguments), plain=False)
+    groups = group_spans(flow, spans, model, "block")
+    return tuple(
+        Located(stack_of(span.total)[-1][0], span.shortcut_kind, block)
+        for block, (_, members) in enumerate(groups)
+        for span in members
+    )
 
 
 def _find(captured: Capture, *, plain: bool) -> tuple[Flow, list[Span], list[Addition]]:

@@ -233,7 +233,9 @@ def _kind(region: Sequence[fx.Node]) -> ShortcutKind:
     operations = {_operation(node) for node in region}
     if operations & (_WEIGHTED | _NORM):
         return "projection"
-    return "zero-pad" if operations & _PAD else "pooling"
+    if operations & _PAD:
+        return "zero-pad"
+    return "pooling" if operations & _POOL else "scaling"
 
 
 def stack_of(node: fx.Node) -> tuple[ModuleCall, ...]:
