@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 
 import nets
 from cases import error, images, logits, small, stages
-from ensemble_view import Block, Chain, unravel
+from ensemble_view import Block, Chain, Delete, edited, unravel
 from ensemble_view.discovery import unravel_arguments
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.models import build
@@ -212,16 +214,57 @@ class Written(nets.RootLoop):
         return self.head(x.mean((2, 3)))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a shortcut that is only scaled, or has 0 added, is called pooling"
-)
 @pytest.mark.parametrize(
-    "form", [lambda x, b: 0.7 * x + b, lambda x, b: sum([x, b])], ids=["scaled", "sum"]
+    ("form", "kind"),
+    [
+        (lambda x, b: 0.7 * x + b, "scaling"),
+        (lambda x, b: sum([x, b]), "identity"),
+        (lambda x, b: x + (b - x / 2) * 0.5, "identity"),
+        (lambda x, b: (x[:, :] + b)[:, 0:], "identity"),
+    ],
+    ids=["scaled", "sum", "blended", "whole slices"],
 )
-def test_no_shortcut_is_called_pooling_where_nothing_is_pooled(form):
+def test_a_shortcut_is_called_what_it_does(form, kind):
     chain = unravel(wake(Written(form)), images())
-    assert len(chain) == 4
-    assert "pooling" not in {block.shortcut_kind for block in chain}
+    assert [block.shortcut_kind for block in chain] == [kind] * 4
+
+
+class Blurred(nets.RootLoop):
+    """Branches that are linear themselves: pooling, as in PoolFormer."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        for _ in self.blocks:
+            x = 0.9 * x + nn.functional.avg_pool2d(x, 3, 1, 1)
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_scaled_shortcut_is_one_also_beside_a_linear_branch():
+    chain = unravel(wake(Blurred()), images())
+    assert [block.shortcut_kind for block in chain] == ["scaling"] * 4
+
+
+class WrittenIntoSlice(nets.RootLoop):
+    """Sums that are made in place on a slice that holds the whole value, as in GhostNet."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        for branch in self.blocks:
+            whole = torch.cat([branch(x)], 1)[:, : x.shape[1]]
+            whole += x
+            x = whole
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_sum_written_into_a_whole_slice_is_a_block():
+    model = wake(WrittenIntoSlice())
+    chain = unravel(model, images())
+    assert [block.shortcut_kind for block in chain] == ["identity"] * 4
+    shorter = copy.deepcopy(model)
+    for parameter in shorter.blocks[1].parameters():
+        parameter.data.zero_()
+    with torch.no_grad(), edited(chain, Delete(1)):
+        assert torch.allclose(model(images()), shorter(images()), atol=1e-10)
 
 
 class Variadic(nets.RootLoop):

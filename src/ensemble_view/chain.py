@@ -238,12 +238,15 @@ class Addition:
         shape: Its shape without the batch dimension.
         block: Index of the block whose sum it is, or None.
         reason: In words.
+        beside: Whether it adds a branch to the identity, but beside the trunk: it is no block, yet
+            part of a link, of the stem or of the head.
     """
 
     place: str
     shape: tuple[int, ...]
     block: int | None
     reason: str
+    beside: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -99,7 +99,9 @@ class SiteMode(TorchFunctionMode):
         self.model = model
         self._visit = visit
         self._begin = begin
-        self._paths = {id(module): path for path, module in model.named_modules()}
+        # By dictionary, since export calls modules that have two names through stand-ins that share
+        # the module's own.
+        self._paths = {id(vars(module)): path for path, module in model.named_modules()}
         self._stack: list[ModuleCall] = []
         self._calls: Counter[str] = Counter()
         self._functions: Counter[tuple[ModuleCall, str]] = Counter()
@@ -151,18 +153,18 @@ class SiteMode(TorchFunctionMode):
                 self._begin(args, kwargs)
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
-        path = self._paths.get(id(module))
+        path = self._paths.get(id(vars(module)))
         if path is None:
             return
-        if module is self.model and not self._stack:
+        if path == "" and not self._stack:
             self._calls.clear()
             self._functions.clear()
-        if self._stack or module is self.model:
+        if self._stack or path == "":
             self._stack.append((path, self._calls[path]))
             self._calls[path] += 1
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
-        path = self._paths.get(id(module))
+        path = self._paths.get(id(vars(module)))
         if self._stack and path == self._stack[-1][0]:
             self._stack.pop()
 

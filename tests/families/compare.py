@@ -15,7 +15,6 @@ from pathlib import Path
 
 import drawn_models
 import torch
-
 from make_expected import COUNTED, expand
 
 from ensemble_view.discovery import locate_blocks

@@ -1,8 +1,9 @@
 """From a model to a chain that is proved equal to it, or a refusal that says why.
 
 ``capture`` exports the model into one functional graph whose nodes know their place in the code;
-``dataflow`` finds the trunk; ``blocks`` finds the residual sums on it; ``cutting`` makes a chain of
-the pieces; :func:`unravel` puts them together and proves the chain.
+``dataflow`` finds the trunk; ``blocks`` finds the residual sums on it; ``streams`` refuses nets
+that are no chain; ``cutting`` makes a chain of the pieces; :func:`unravel` puts them together and
+proves the chain.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ensemble_view.discovery.dataflow import Flow, flow_from
 from ensemble_view.discovery.evaluation import evaluating
 from ensemble_view.discovery.granularity import Granularity, group_spans
 from ensemble_view.discovery.provenance import Provenance, trace_provenance
+from ensemble_view.discovery.streams import describe_streams
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.sites import modes_on, unwrapped
 
@@ -209,6 +211,12 @@ def _find(captured: Capture, *, plain: bool) -> tuple[Flow, list[Span], list[Add
             "blocks, head)."
         )
     if not plain:
+        streams = describe_streams(flow, spans)
+        if streams is not None:
+            raise DiscoveryError(
+                f"This net has several streams: {streams}. Unravel one stream alone, or build the "
+                "chain by hand with Chain.from_parts(stem, blocks, head)."
+            )
         return flow, spans, additions
     if spans:
         raise DiscoveryError(

@@ -26,6 +26,8 @@ __all__ = [
     "common_stack",
     "find_residual_blocks",
     "find_units",
+    "is_meeting",
+    "residual_sums_beside",
     "shape_of",
     "stack_of",
 ]
@@ -44,12 +46,14 @@ _NORM = {
     "_native_batch_norm_legit_no_training", "native_layer_norm", "native_group_norm", "rms_norm",
 }  # fmt: skip
 _POOL = {
-    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool2d", "max_pool2d", "mean",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool2d", "max_pool2d", "mean", "amax",
     "upsample_nearest2d", "upsample_bilinear2d",
 }  # fmt: skip
-_PAD = {"pad", "constant_pad_nd", "slice", "cat", "select", "index_select"}
+# To select one entry of a dimension (a class token) leaves no way round for the others.
+_PAD = {"pad", "constant_pad_nd", "slice", "cat"}
 _RESHAPE = {"view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "getitem"}
 _SCALE = {"mul", "div", "neg"}
+_SCALING = _SAME | {"mul", "div"}
 _LINEAR = _SAME | _WEIGHTED | _NORM | _POOL | _PAD | _RESHAPE | _SCALE | _ADD | {"sub"}
 _ACTIVATION = {
     "relu", "leaky_relu", "prelu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish",
@@ -143,11 +147,19 @@ def find_residual_blocks(flow: Flow) -> tuple[list[Span], list[Addition]]:
                 reason = f"block: {found.kind} shortcut, {len(found.branches)} branch(es)"
                 verdicts.append((node, len(sums), reason))
                 sums.append(found)
+    spans = _spans(flow, sums)
+    beside = set(residual_sums_beside(flow, spans))
     additions = [
-        Addition(str(site_of(node) or node.name), shape_of(node), block, reason)
+        Addition(
+            place=str(site_of(node) or node.name),
+            shape=shape_of(node),
+            block=block,
+            reason=reason + "; adds a branch to the identity in a link" * (node in beside),
+            beside=node in beside,
+        )
         for node, block, reason in verdicts
     ]
-    return _spans(flow, sums), additions
+    return spans, additions
 
 
 def _operation(node: fx.Node) -> str:
@@ -199,11 +211,16 @@ def _classify(flow: Flow, total: fx.Node) -> _Sum | str:
     regions = {summand: between(flow, shared, summand) for summand in data}
     same = [s for s in data if all(_operation(n) in _SAME for n in regions[s])]
     linear = [s for s in data if all(_is_linear(n, flow) for n in regions[s])]
+    scaled = [s for s in linear if all(_operation(n) in _SCALING for n in regions[s])]
     if len(same) == len(data):
         return "adds a value to itself"
     if same:
         shortcut = same[0]
         kind: ShortcutKind = "identity"
+    elif len(scaled) == 1:
+        # A factor is no map of its own, so this holds also where the branch happens to be linear.
+        shortcut = scaled[0]
+        kind = "scaling"
     elif linear and len(linear) < len(data):
         shortcut = min(linear, key=lambda summand: len(regions[summand]))
         kind = _kind(regions[shortcut])
@@ -221,6 +238,40 @@ def _classify(flow: Flow, total: fx.Node) -> _Sum | str:
     return _Sum(shared, shortcut, branches, total, kind, tuple(holders))
 
 
+def is_meeting(node: fx.Node) -> bool:
+    """Whether a value is made of others by addition or side by side.
+
+    Args:
+        node: A value.
+
+    Returns:
+        True for sums, concatenations and stacks.
+    """
+    return _operation(node) in _ADD | {"cat", "stack"}
+
+
+def residual_sums_beside(flow: Flow, spans: Sequence[Span]) -> list[fx.Node]:
+    """List the sums with an identity shortcut that are neither on the trunk nor inside a block.
+
+    Args:
+        flow: The data flow.
+        spans: Its blocks.
+
+    Returns:
+        The sums in order.
+    """
+    elsewhere = set(flow.trunk)
+    for span in spans:
+        elsewhere.update(between(flow, span.shared, span.total))
+    found: list[fx.Node] = []
+    for node in flow.trunk[-1].graph.nodes:
+        if node in flow.members and node not in elsewhere and _is_sum(node):
+            classified = _classify(flow, node)
+            if isinstance(classified, _Sum) and classified.kind == "identity":
+                found.append(node)
+    return found
+
+
 def _is_linear(node: fx.Node, flow: Flow) -> bool:
     operation = _operation(node)
     if operation in _SCALE | _WEIGHTED and operation != "neg":
@@ -233,9 +284,7 @@ def _kind(region: Sequence[fx.Node]) -> ShortcutKind:
     operations = {_operation(node) for node in region}
     if operations & (_WEIGHTED | _NORM):
         return "projection"
-    if operations & _PAD:
-        return "zero-pad"
-    return "pooling" if operations & _POOL else "scaling"
+    return "zero-pad" if operations & _PAD else "pooling"
 
 
 def stack_of(node: fx.Node) -> tuple[ModuleCall, ...]:

@@ -8,6 +8,7 @@ evaluation is taken out, and the model is left as it was.
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -286,12 +287,20 @@ def _rename_in_place(graph: fx.Graph) -> None:
 
 
 def _drop_what_does_nothing(graph: fx.Graph) -> None:
-    """Take out dropout in evaluation, conversions to the type at hand, and assertions."""
+    """Take out dropout in evaluation, idle conversions, whole slices, added zeros, assertions."""
     for node in list(graph.nodes):
         source = node.args[0] if node.args else None
+        if node.target is torch.ops.aten.slice_scatter.default:
+            # Writing into all of a value is to replace it.
+            source = node.args[1]
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph.erase_node(node)
-        elif isinstance(source, fx.Node) and (node.target in _DROPOUT or _converts_nothing(node)):
+        elif isinstance(source, fx.Node) and (
+            node.target in _DROPOUT
+            or _converts_nothing(node)
+            or _takes_all(node)
+            or _adds_nothing(node)
+        ):
             node.replace_all_uses_with(source)
             graph.erase_node(node)
 
@@ -301,6 +310,27 @@ def _converts_nothing(node: fx.Node) -> bool:
         return False
     before, after = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
     return bool(before.dtype == after.dtype and before.device == after.device)
+
+
+def _takes_all(node: fx.Node) -> bool:
+    """Whether a slice, or what is written into one, is the whole of a value."""
+    if node.target is torch.ops.aten.slice.Tensor:
+        where: list[Any] = list(node.args[1:])
+    elif node.target is torch.ops.aten.slice_scatter.default:
+        where = list(node.args[2:])
+    else:
+        return False
+    usual: list[Any] = [0, None, None, 1]
+    where += usual[len(where) :]
+    dimension, start, end, step = where
+    size = node.args[0].meta["val"].shape[dimension]  # type: ignore[union-attr]
+    whole = end in (None, sys.maxsize) or (isinstance(size, int) and end >= size)
+    return bool(whole and start in (0, None) and step == 1)
+
+
+def _adds_nothing(node: fx.Node) -> bool:
+    """Whether a node adds the number zero, as Python's ``sum`` does to its first term."""
+    return node.target is torch.ops.aten.add.Tensor and bool(node.args[1] == 0)
 
 
 def _choose_output(

@@ -30,11 +30,13 @@ class Inspection:
             over examples of ‖F‖/‖h‖, branch against block input; nan without data).
         additions: One row per addition of the model: ``place``, ``shape``, ``block``, ``reason``.
         title: What was inspected.
+        beside: How many additions are residual, but beside the trunk, so that they are in a link.
     """
 
     frame: pd.DataFrame
     additions: pd.DataFrame
     title: str
+    beside: int = 0
 
     def explain(self) -> str:
         """Say of each addition why it is or is not a block.
@@ -76,7 +78,13 @@ class Inspection:
         console = Console(width=80, color_system=None, force_terminal=False)
         with console.capture() as capture:
             console.print(table)
-        return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+        lines = [line.rstrip() for line in capture.get().rstrip().splitlines()]
+        if self.beside:
+            lines.append(
+                f"{self.beside} residual sums beside the trunk belong to links, stem or head: "
+                "see --explain"
+            )
+        return "\n".join(lines)
 
     def to_json(self) -> str:
         """Write blocks and additions as strict JSON.
@@ -141,6 +149,7 @@ def inspect(subject: Subject | Chain, sample: Tensor | None = None) -> Inspectio
             dtype=object,
         ),
         title=f"{name}: {len(chain)} blocks, {len(chain.links)} links",
+        beside=sum(addition.beside for addition in chain.additions),
     )
 
 
