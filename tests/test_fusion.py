@@ -119,6 +119,27 @@ def test_convolutions_without_normalisation_and_other_layers_are_left_alone():
             assert error(found[number], model(images())) <= EXACT
 
 
+def test_a_weight_that_is_computed_is_left_as_it_is():
+    """Weight standardisation: the convolution's weight is a value of the graph, not a tensor."""
+
+    class Standardised(nets.Net):
+        def block(self, index):
+            return conv(4, 4)
+
+        def forward(self, x):
+            x = self.stem(x)
+            for block in self.blocks:
+                weight = block.weight - block.weight.mean((1, 2, 3), keepdim=True)
+                x = x + torch.nn.functional.conv2d(x, weight, padding=1)
+            return self.head(x.mean((2, 3)))
+
+    model = wake(Standardised())
+    chain = unravel(model, images())
+    (_, found), *_ = Engine(chain, [bind(Delete(1), chain.outline)]).logits(images())
+    with torch.no_grad(), edited(chain, Delete(1)):
+        assert error(found, model(images())) <= EXACT
+
+
 @pytest.mark.parametrize("net", [nets.RootLoop, nets.EntryReLU, nets.InPlaceSum, nets.InnerSums])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_is_not_finite_stays_so(net, dtype):

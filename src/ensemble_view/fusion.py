@@ -205,8 +205,10 @@ def _optimised(part: fx.GraphModule) -> fx.GraphModule:
     graph.eliminate_dead_code()
     for node in graph.nodes:
         if node.target in _CONVOLUTIONS:
-            name = str(cast("fx.Node", node.args[1]).target)
-            if tensors[name].ndim == 4:
+            weight = cast("fx.Node", node.args[1])
+            name = str(weight.target)
+            # A weight that is computed, standardised for example, has no layout to be kept in.
+            if weight.op == "get_attr" and tensors[name].ndim == 4:
                 tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
         elif node.target in _IN_PLACE:
             _overwrite(node)

@@ -80,7 +80,7 @@ def unfused_attention() -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[Buffers]:
-    """Put every module into evaluation mode; afterwards modes and buffers are as they were.
+    """Put every module into evaluation mode; afterwards modes, buffers, attributes are as before.
 
     Meanwhile nothing is cached between calls (a configuration's ``use_cache``), since a cache among
     the outputs cannot be exported, torch's own attention takes no fused path, and compiled code is
@@ -101,6 +101,8 @@ def evaluating(model: nn.Module) -> Iterator[Buffers]:
         True
     """
     modes = [(module, module.training) for module in model.modules()]
+    # Export puts copies into the place of a module's own dictionaries and lists.
+    attributes = [(module, dict(vars(module))) for module, _ in modes]
     buffers = Buffers(model)
     configurations = [getattr(module, "config", None) for module, _ in modes]
     caching = [found for found in configurations if getattr(found, "use_cache", None) is True]
@@ -114,6 +116,7 @@ def evaluating(model: nn.Module) -> Iterator[Buffers]:
     finally:
         for configuration in caching:
             configuration.use_cache = True  # type: ignore[union-attr]
-        for module, training in modes:
-            module.training = training
+        for module, before in attributes:
+            vars(module).clear()
+            vars(module).update(before)
         buffers.restore()

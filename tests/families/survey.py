@@ -1,0 +1,400 @@
+"""Put every model of the family table through discovery, hooks, engine and an oracle.
+
+    python tests/families/survey.py [MODEL or FAMILY ...] [--shard 0/2]
+    python tests/families/survey.py --table
+
+The first measures, one model after another, and keeps a line of JSON for each in
+``analyses/family_support/measured.jsonl`` (models that are there already are left out); the second
+makes ``support.csv`` and ``summary.md`` of these lines. About two hours on one core.
+
+Of every model with blocks: the blocks, shortcuts and owners are those of the table; the chain equals
+the model; single deletions and one exchange of two blocks by the engine equal the hooks, and, where
+blocks stand in a container, a deep copy whose entries are exchanged or taken out; each edit moves the
+logits by a thousandth of their size; shortcut and branch add up to the block, and so do their
+gradients; the model is left as it was; and the floating-point operations of the engine, counted from
+outside, are those of the distinct prefixes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import itertools
+import json
+import math
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from compare import compare
+from drawn_models import build, example, input_shape
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from ensemble_view import Chain, Compose, Delete, Engine, Swap
+from ensemble_view.chain import Block
+from ensemble_view.discovery import unravel_arguments
+from ensemble_view.hooks import edited_by_plan
+from ensemble_view.plan import Action, Trie, bind
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+FOLDER = ROOT / "analyses" / "family_support"
+sys.path.insert(0, str(HERE.parent))
+
+from state import unchanged  # noqa: E402
+
+# The smallest side of an image that is tried, for models that take any.
+SIDES = (64, 128)
+SECONDS = 20.0
+LEAST_EFFECT = 1e-3
+
+
+def awakened(family: str, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    """A model whose every branch matters, and arguments for it.
+
+    Gains, biases and layer scales get noise, small weights are drawn anew with the variance that
+    keeps the size of values, and BatchNorm's statistics are those of the model on its own input, so
+    that depth alone does not make values vanish or explode.
+    """
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = build(family, name).eval().to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator).to(dtype)
+            if parameter.ndim < 2:
+                parameter += 0.2 * noise
+            elif float(parameter.std()) < (usual := parameter[0].numel() ** -0.5):
+                parameter.copy_(usual * noise)
+    arguments = _arguments(family, name, model, generator, dtype)
+    _settle_statistics(model, arguments)
+    return model, arguments
+
+
+def _arguments(
+    family: str, name: str, model: nn.Module, generator: torch.Generator, dtype: torch.dtype
+) -> Any:
+    given = example(family, name, 2, generator)
+    args, kwargs = pytree.tree_map(
+        lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf,
+        (tuple(given.get("args", ())), dict(given.get("kwargs", {}))),
+    )
+    if family == "transformers":
+        return args, kwargs
+    for side in SIDES:
+        smaller = args[0][..., :side, :side]
+        try:
+            with torch.no_grad():
+                model(smaller)
+        except (RuntimeError, AssertionError, ValueError):
+            continue
+        if side < input_shape(family, name)[-1]:
+            return (smaller,), {}
+    return args, kwargs
+
+
+def _settle_statistics(model: nn.Module, arguments: Any) -> None:
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    for norm in norms:
+        norm.train()
+        norm.momentum, norm.num_batches_tracked = 1.0, torch.tensor(0)
+    with torch.no_grad():
+        model(*pytree.tree_map(lambda leaf: torch.cat([leaf] * 2), arguments)[0])
+    for norm in norms:
+        norm.eval()
+        # A channel that happens to be constant here must not be blown up by the edits.
+        floor = max(1e-2 * float(norm.running_var.mean()), 1e-12)
+        norm.running_var.clamp_(min=floor)
+
+
+def _output(model: nn.Module, arguments: Any) -> Tensor:
+    with torch.no_grad():
+        found = model(*arguments[0], **arguments[1])
+    if isinstance(found, Tensor):
+        return found
+    if isinstance(found, tuple | list):
+        return found[0]
+    return found["logits"] if "logits" in found else found[0]
+
+
+def _distance(one: Tensor, other: Tensor, full: Tensor) -> float:
+    return float((one - other).abs().max() / full.abs().max())
+
+
+def _exchangeable(chain: Chain) -> tuple[int, int] | None:
+    """Two neighbours of the same shapes, of the same container if there are such."""
+    pairs = [
+        (a.index, b.index)
+        for a, b in itertools.pairwise(chain)
+        if (a.shape_in, a.shape_out) == (b.shape_in, b.shape_out) and not a.changes_shape
+    ]
+    alike = [pair for pair in pairs if _container(chain, *pair) is not None]
+    return next(iter([*alike, *pairs]), None)
+
+
+def _container(chain: Chain, *indices: int) -> nn.Module | None:
+    """The Sequential or ModuleList whose entries some blocks are."""
+    assert chain.model is not None
+    paths = [chain.provenance.blocks[index].module for index in indices]
+    if None in paths or len({path.rpartition(".")[0] for path in paths}) > 1:
+        return None
+    container = chain.model.get_submodule(paths[0].rpartition(".")[0])
+    return container if isinstance(container, nn.Sequential | nn.ModuleList) else None
+
+
+class _Passing(nn.Module):
+    """What is left of a layer that is taken out; what it returns beside stays."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        made = self.layer(x, *args, **kwargs)
+        return x if isinstance(made, Tensor) else (x, *made[1:])
+
+
+def _operated(
+    chain: Chain, replace: Callable[[dict[str, nn.Module]], dict[str, nn.Module]], paths: list[str]
+) -> Any:
+    """A model that shares all weights, in which some modules are exchanged or taken out."""
+    assert chain.model is not None
+    shared = {id(tensor): tensor for tensor in (*chain.model.parameters(), *chain.model.buffers())}
+    twin = copy.deepcopy(chain.model, shared)
+    held = {path: twin.get_submodule(path) for path in paths}
+    for path, module in replace(held).items():
+        parent, _, name = path.rpartition(".")
+        twin.get_submodule(parent)._modules[name] = module
+    return twin
+
+
+def _keeps_what_it_adds_to(block: Block, x: Tensor) -> bool:
+    """Whether to take a layer out is to delete its branch: nothing else is done to the input."""
+    units = block.units or (block,)
+    plain = all(unit.shortcut_kind == "identity" for unit in units) and not block.changes_shape
+    with torch.no_grad():
+        return plain and torch.equal(block.deleted(x, CONTEXT[0]), x)
+
+
+CONTEXT: list[Any] = [()]
+
+
+def _flops(run: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return int(counter.get_total_flops())
+
+
+def _expected_flops(chain: Chain, engine: Engine, arguments: Any, inputs: list[Tensor]) -> int:
+    """What a walk costs whose every distinct prefix is computed once, from the chain's own parts."""
+    context = CONTEXT[0]
+    total = _flops(lambda: chain.stem(*arguments[0], **arguments[1]))
+    steps = Counter(node.step for node in Trie(engine.plans) if node.step is not None)
+    for step, times in steps.items():
+        block, x = chain.blocks[step.index], inputs[step.index]
+        if step.action is Action.LINK:
+            part: Callable[..., Any] = chain.links[step.index]
+            x = inputs[len(chain) + 1 + step.index]
+        else:
+            part = block if step.action is Action.KEEP else block.deleted
+        total += times * _flops(lambda part=part, x=x: part(x, context))
+    return total + len(engine.plans) * _flops(lambda: chain.head(inputs[len(chain)], context))
+
+
+def _inputs(chain: Chain, arguments: Any) -> list[Tensor]:
+    """Each block's input, the head's, then each position's before its link."""
+    inputs, before = [], []
+    with torch.no_grad():
+        x, CONTEXT[0] = chain.stem(*arguments[0], **arguments[1])
+        for block in chain:
+            before.append(x)
+            if block.index in chain.links:
+                x = chain.links[block.index](x, CONTEXT[0])
+            inputs.append(x)
+            x = block(x, CONTEXT[0])
+    return [*inputs, x, *before]
+
+
+def _apart(block: Block, x: Tensor) -> float:
+    """How far shortcut and branch, and their gradients, are from adding up to the block."""
+    context = CONTEXT[0]
+    x = x.detach().requires_grad_()
+    whole = block(x, context)
+    shared = block.before(x, context)
+    shortcut, branch = block.shortcut(shared, context), block.branch(shared, context)
+    total = block.after(shortcut + branch, context)
+    seed = torch.randn(whole.shape, generator=torch.Generator().manual_seed(1)).to(whole)
+    (expected,) = torch.autograd.grad(whole, x, seed)
+    at = (shortcut + branch).detach().requires_grad_()
+    (cotangent,) = torch.autograd.grad(block.after(at, context) + 0 * at.sum(), at, seed)
+    parts = [
+        torch.autograd.grad(part + 0 * x.sum(), x, cotangent, retain_graph=True)[0]
+        for part in (shortcut, branch)
+    ]
+    assert float(branch.detach().abs().max()) > 0
+    error = float((whole - total).detach().abs().max() / whole.detach().abs().max())
+    return max(error, float((sum(parts) - expected).abs().max() / expected.abs().max()))
+
+
+def measure(row: dict[str, str]) -> dict[str, Any]:
+    """Everything that is measured of one model."""
+    family, name = row["family"], row["model"]
+    record: dict[str, Any] = {"family": family, "model": name}
+    agrees, found = compare(row)
+    record |= {"agrees": agrees, "found": found}
+    if row["verdict"] != "blocks":
+        return record
+    weights = sum(p.numel() for p in build(family, name).parameters())
+    dtype = torch.float64 if weights < 120e6 else torch.float32
+    model, arguments = awakened(family, name, dtype)
+    with unchanged(model):
+        started = time.perf_counter()
+        chain = unravel_arguments(model, arguments)
+        record["seconds"] = round(time.perf_counter() - started, 2)
+        record |= _edits(chain, arguments)
+    kinds = Counter(block.shortcut_kind for block in chain)
+    return record | {
+        "dtype": str(dtype).removeprefix("torch."),
+        "blocks": len(chain),
+        "links": len(chain.links),
+        "kinds": dict(kinds),
+        "input": "x".join(
+            str(size) for leaf in pytree.tree_leaves(arguments) for size in leaf.shape[1:]
+        ),
+    }
+
+
+def _edits(chain: Chain, arguments: Any) -> dict[str, Any]:
+    model = chain.model
+    assert model is not None
+    started = time.perf_counter()
+    full = _output(model, arguments)
+    forward = time.perf_counter() - started
+    most = max(4, min(len(chain), int(SECONDS / 2 / max(forward, 1e-3))))
+    chosen = sorted({round(i * (len(chain) - 1) / max(most - 1, 1)) for i in range(most)})
+    interventions: list[Any] = [Compose(), *(Delete(index) for index in chosen)]
+    pair = _exchangeable(chain)
+    if pair is not None:
+        interventions.append(Swap(*pair))
+    engine = Engine(chain, [bind(one, chain.outline) for one in interventions])
+    outputs: dict[int, Tensor] = {}
+    operations = _flops(lambda: outputs.update(engine.logits(*arguments[0], **arguments[1])))
+    inputs = _inputs(chain, arguments)
+    errors, effects, oracles = [], [], []
+    for number, plan in enumerate(engine.plans):
+        with edited_by_plan(chain, plan):
+            hooks = _output(model, arguments)
+        errors.append(_distance(outputs[number], hooks, full))
+        if number:
+            effects.append(_distance(hooks, full, full))
+    for number, index in enumerate(chosen, start=1):
+        path = chain.provenance.blocks[index].module
+        container = _container(chain, index)
+        if container is not None and _keeps_what_it_adds_to(chain.blocks[index], inputs[index]):
+            twin = _operated(
+                chain, lambda held: {at: _Passing(layer) for at, layer in held.items()}, [path]
+            )
+            oracles.append(_distance(_output(twin, arguments), outputs[number], full))
+    swapped = None
+    if pair is not None and _container(chain, *pair) is not None:
+        paths = [chain.provenance.blocks[index].module for index in pair]
+        twin = _operated(
+            chain, lambda held: dict(zip(held, reversed(held.values()), strict=True)), paths
+        )
+        swapped = _distance(_output(twin, arguments), outputs[len(outputs) - 1], full)
+    apart = [_apart(chain.blocks[i], inputs[i]) for i in {0, len(chain) // 2, len(chain) - 1}]
+    return {
+        "chain_error": _distance(chain(*arguments[0], **arguments[1]).detach(), full, full),
+        "deletions": len(chosen),
+        "exchanged": pair,
+        "hooks_error": max(errors),
+        "least_effect": min(effects),
+        "taken_out": len(oracles),
+        "taken_out_error": max(oracles, default=math.nan),
+        "exchange_error": swapped,
+        "apart_error": max(apart),
+        "natively": sum(bool(place.additions) for place in chain.provenance.blocks),
+        "flops": operations,
+        "flops_expected": _expected_flops(chain, engine, arguments, inputs),
+        "flops_naive": len(engine.plans) * _flops(lambda: _output(model, arguments)),
+    }
+
+
+def problems(record: dict[str, Any]) -> list[str]:
+    """What of a model's record is not as it should be."""
+    found = [] if record.get("agrees") else ["differs from the table"]
+    if "error" in record:
+        return [*found, record["error"]]
+    if "blocks" not in record:
+        return found
+    most = 1e-10 if record["dtype"] == "float64" else 1e-4
+    # These cast to float32 inside, whatever the model's type.
+    most = 1e-5 if record.get("casts") and most < 1e-5 else most
+    for key in ("chain_error", "hooks_error", "taken_out_error", "exchange_error", "apart_error"):
+        value = record[key]
+        if value is not None and value == value and not value <= most:
+            found.append(f"{key} {value:.1e}")
+    if record["least_effect"] < LEAST_EFFECT:
+        found.append(f"an edit moves the output by {record['least_effect']:.1e} only")
+    if record["flops"] != record["flops_expected"]:
+        found.append(f"{record['flops']} operations, expected {record['flops_expected']}")
+    return found
+
+
+def rows() -> Iterator[dict[str, str]]:
+    """The table of expected blocks."""
+    with (HERE / "expected.csv").open(encoding="utf-8") as table:
+        yield from csv.DictReader(table)
+
+
+def records() -> list[dict[str, Any]]:
+    """What has been measured so far."""
+    path = FOLDER / "measured.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def main() -> None:
+    """Measure, or make the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--shard", default="0/1")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    number, count = map(int, options.shard.split("/"))
+    known = {(record["family"], record["model"]) for record in records()}
+    wanted = [
+        row
+        for row in rows()
+        if (not options.names or {row["family"], row["model"]} & set(options.names))
+        and (row["family"], row["model"]) not in known
+    ]
+    FOLDER.mkdir(exist_ok=True)
+    for row in wanted[number::count]:
+        started = time.perf_counter()
+        try:
+            record = measure(row)
+        except Exception as error:
+            record = {"family": row["family"], "model": row["model"], "error": repr(error)[:300]}
+            traceback.print_exc()
+        with (FOLDER / "measured.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        wrong = "; ".join(problems(record)) or "as it should be"
+        took = time.perf_counter() - started
+        print(f"{row['family']} {row['model']}: {wrong} ({took:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
