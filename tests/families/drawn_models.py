@@ -227,13 +227,14 @@ def torchvision_names() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
-def build(family: str, name: str) -> nn.Module:
+def build(family: str, name: str, **settings: object) -> nn.Module:
     """Build a model of the table with random weights, in evaluation mode, on the default device."""
     if family == "torchvision":
-        settings = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        if name in ("googlenet", "inception_v3"):
+            settings["init_weights"] = False
         return torchvision.models.get_model(name, weights=None, **settings).eval()
     if family == "timm":
-        return timm.create_model(name, pretrained=False).eval()
+        return timm.create_model(name, pretrained=False, **settings).eval()
     small = TRANSFORMERS[name]
     config = getattr(transformers, small.config)(**small.settings)
     made = WhisperEncoder if small.model == "WhisperEncoder" else getattr(transformers, small.model)

@@ -7,12 +7,13 @@ The first measures, one model after another, and keeps a line of JSON for each i
 ``analyses/family_support/measured.jsonl`` (models that are there already are left out); the second
 makes ``support.csv`` and ``summary.md`` of these lines. About two hours on one core.
 
-Of every model with blocks: the blocks, shortcuts and owners are those of the table; the chain equals
-the model; single deletions and one exchange of two blocks by the engine equal the hooks, and, where
-blocks stand in a container, a deep copy whose entries are exchanged or taken out; each edit moves the
-logits by a thousandth of their size; shortcut and branch add up to the block, and so do their
-gradients; the model is left as it was; and the floating-point operations of the engine, counted from
-outside, are those of the distinct prefixes.
+Of every model with blocks: the blocks, shortcuts and owners are those of the table; the chain
+equals the model; single deletions and one exchange of two blocks by the engine equal the hooks,
+and, where blocks stand in a container, a deep copy whose entries are exchanged or taken out; each
+edit moves the logits by a thousandth of their size; shortcut and branch add up to the block, and so
+do their gradients; the model is left as it was; and the floating-point operations of the engine,
+counted from outside, are those of the distinct prefixes. The table is checked at the model's own
+image size, the edits at the smallest that it takes.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from compare import compare
-from drawn_models import build, example, input_shape
+from drawn_models import build, example
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
@@ -52,8 +54,8 @@ sys.path.insert(0, str(HERE.parent))
 
 from state import unchanged  # noqa: E402
 
-# The smallest side of an image that is tried, for models that take any.
-SIDES = (64, 128)
+# Sides of images that are tried before the model's own.
+SIDES = (64, 56, 112, 128)
 SECONDS = 20.0
 LEAST_EFFECT = 1e-3
 
@@ -67,7 +69,11 @@ def awakened(family: str, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any
     """
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    model = build(family, name).eval().to(dtype)
+    model, arguments = _smallest(family, name)
+    model = model.eval().to(dtype)
+    arguments = pytree.tree_map(
+        lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, arguments
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator).to(dtype)
@@ -75,31 +81,36 @@ def awakened(family: str, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any
                 parameter += 0.2 * noise
             elif float(parameter.std()) < (usual := parameter[0].numel() ** -0.5):
                 parameter.copy_(usual * noise)
-    arguments = _arguments(family, name, model, generator, dtype)
     _settle_statistics(model, arguments)
     return model, arguments
 
 
-def _arguments(
-    family: str, name: str, model: nn.Module, generator: torch.Generator, dtype: torch.dtype
-) -> Any:
-    given = example(family, name, 2, generator)
-    args, kwargs = pytree.tree_map(
-        lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf,
-        (tuple(given.get("args", ())), dict(given.get("kwargs", {}))),
-    )
+def _smallest(family: str, name: str) -> tuple[nn.Module, Any]:
+    """The model with the smallest images that it takes or can be built for."""
+    given = example(family, name, 2, torch.Generator().manual_seed(0))
+    args, kwargs = tuple(given.get("args", ())), dict(given.get("kwargs", {}))
     if family == "transformers":
-        return args, kwargs
+        return build(family, name), (args, kwargs)
+    size = {"timm": "img_size", "torchvision": "image_size"}[family]
     for side in SIDES:
-        smaller = args[0][..., :side, :side]
-        try:
-            with torch.no_grad():
-                model(smaller)
-        except (RuntimeError, AssertionError, ValueError):
-            continue
-        if side < input_shape(family, name)[-1]:
-            return (smaller,), {}
-    return args, kwargs
+        for settings in ({}, {size: side}):
+            smaller = _images(side)
+            try:
+                model = build(family, name, **settings)
+                with torch.no_grad():
+                    model(smaller)
+            except (RuntimeError, AssertionError, ValueError, TypeError, IndexError):
+                continue
+            return model, ((smaller,), {})
+    return build(family, name), ((_images(args[0].shape[-1]),), {})
+
+
+def _images(side: int) -> Tensor:
+    """Two images that differ as a whole: noise alone would be averaged out on the way."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(2, 3, 4, 4, generator=generator)
+    fine = torch.randn(2, 3, side, side, generator=generator)
+    return nn.functional.interpolate(coarse, size=side) + 0.3 * fine
 
 
 def _settle_statistics(model: nn.Module, arguments: Any) -> None:
@@ -179,15 +190,36 @@ def _operated(
     return twin
 
 
-def _keeps_what_it_adds_to(block: Block, x: Tensor) -> bool:
+@dataclass(frozen=True)
+class Walk:
+    """What the full net computes: each block's input, what comes before its link, the end."""
+
+    inputs: tuple[Tensor, ...]
+    before_links: tuple[Tensor, ...]
+    end: Tensor
+    context: Any
+
+    @classmethod
+    def through(cls, chain: Chain, arguments: Any) -> Walk:
+        """Run a chain and keep all."""
+        inputs, before = [], []
+        with torch.no_grad():
+            x, context = chain.stem(*arguments[0], **arguments[1])
+            for block in chain:
+                before.append(x)
+                if block.index in chain.links:
+                    x = chain.links[block.index](x, context)
+                inputs.append(x)
+                x = block(x, context)
+        return cls(tuple(inputs), tuple(before), x, context)
+
+
+def _keeps_what_it_adds_to(block: Block, walk: Walk) -> bool:
     """Whether to take a layer out is to delete its branch: nothing else is done to the input."""
-    units = block.units or (block,)
+    units, x = block.units or (block,), walk.inputs[block.index]
     plain = all(unit.shortcut_kind == "identity" for unit in units) and not block.changes_shape
     with torch.no_grad():
-        return plain and torch.equal(block.deleted(x, CONTEXT[0]), x)
-
-
-CONTEXT: list[Any] = [()]
+        return plain and torch.equal(block.deleted(x, walk.context), x)
 
 
 def _flops(run: Callable[[], Any]) -> int:
@@ -196,40 +228,23 @@ def _flops(run: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def _expected_flops(chain: Chain, engine: Engine, arguments: Any, inputs: list[Tensor]) -> int:
-    """What a walk costs whose every distinct prefix is computed once, from the chain's own parts."""
-    context = CONTEXT[0]
+def _expected_flops(chain: Chain, engine: Engine, arguments: Any, walk: Walk) -> int:
+    """What a walk costs that computes each distinct prefix once, from the chain's own parts."""
     total = _flops(lambda: chain.stem(*arguments[0], **arguments[1]))
     steps = Counter(node.step for node in Trie(engine.plans) if node.step is not None)
     for step, times in steps.items():
-        block, x = chain.blocks[step.index], inputs[step.index]
+        block, x = chain.blocks[step.index], walk.inputs[step.index]
+        part: Callable[..., Any] = block if step.action is Action.KEEP else block.deleted
         if step.action is Action.LINK:
-            part: Callable[..., Any] = chain.links[step.index]
-            x = inputs[len(chain) + 1 + step.index]
-        else:
-            part = block if step.action is Action.KEEP else block.deleted
-        total += times * _flops(lambda part=part, x=x: part(x, context))
-    return total + len(engine.plans) * _flops(lambda: chain.head(inputs[len(chain)], context))
+            part, x = chain.links[step.index], walk.before_links[step.index]
+        total += times * _flops(lambda part=part, x=x: part(x, walk.context))
+    return total + len(engine.plans) * _flops(lambda: chain.head(walk.end, walk.context))
 
 
-def _inputs(chain: Chain, arguments: Any) -> list[Tensor]:
-    """Each block's input, the head's, then each position's before its link."""
-    inputs, before = [], []
-    with torch.no_grad():
-        x, CONTEXT[0] = chain.stem(*arguments[0], **arguments[1])
-        for block in chain:
-            before.append(x)
-            if block.index in chain.links:
-                x = chain.links[block.index](x, CONTEXT[0])
-            inputs.append(x)
-            x = block(x, CONTEXT[0])
-    return [*inputs, x, *before]
-
-
-def _apart(block: Block, x: Tensor) -> float:
+def _apart(block: Block, walk: Walk) -> float:
     """How far shortcut and branch, and their gradients, are from adding up to the block."""
-    context = CONTEXT[0]
-    x = x.detach().requires_grad_()
+    context = walk.context
+    x = walk.inputs[block.index].detach().requires_grad_()
     whole = block(x, context)
     shared = block.before(x, context)
     shortcut, branch = block.shortcut(shared, context), block.branch(shared, context)
@@ -245,6 +260,21 @@ def _apart(block: Block, x: Tensor) -> float:
     assert float(branch.detach().abs().max()) > 0
     error = float((whole - total).detach().abs().max() / whole.detach().abs().max())
     return max(error, float((sum(parts) - expected).abs().max() / expected.abs().max()))
+
+
+def _casts(chain: Chain) -> bool:
+    """Whether the model computes in single precision inside, whatever its own type."""
+    parts = [*(part for block in chain for part in block.parts), *chain.links.values(), chain.head]
+    values = [
+        node.meta.get("val")
+        for part in (*parts, chain.stem.part)
+        for node in getattr(getattr(part, "graph", None), "nodes", ())
+    ]
+    weights = next(chain.model.parameters())
+    return any(
+        isinstance(value, Tensor) and value.is_floating_point() and value.dtype != weights.dtype
+        for value in values
+    )
 
 
 def measure(row: dict[str, str]) -> dict[str, Any]:
@@ -290,7 +320,7 @@ def _edits(chain: Chain, arguments: Any) -> dict[str, Any]:
     engine = Engine(chain, [bind(one, chain.outline) for one in interventions])
     outputs: dict[int, Tensor] = {}
     operations = _flops(lambda: outputs.update(engine.logits(*arguments[0], **arguments[1])))
-    inputs = _inputs(chain, arguments)
+    walk = Walk.through(chain, arguments)
     errors, effects, oracles = [], [], []
     for number, plan in enumerate(engine.plans):
         with edited_by_plan(chain, plan):
@@ -301,7 +331,7 @@ def _edits(chain: Chain, arguments: Any) -> dict[str, Any]:
     for number, index in enumerate(chosen, start=1):
         path = chain.provenance.blocks[index].module
         container = _container(chain, index)
-        if container is not None and _keeps_what_it_adds_to(chain.blocks[index], inputs[index]):
+        if container is not None and _keeps_what_it_adds_to(chain.blocks[index], walk):
             twin = _operated(
                 chain, lambda held: {at: _Passing(layer) for at, layer in held.items()}, [path]
             )
@@ -313,7 +343,7 @@ def _edits(chain: Chain, arguments: Any) -> dict[str, Any]:
             chain, lambda held: dict(zip(held, reversed(held.values()), strict=True)), paths
         )
         swapped = _distance(_output(twin, arguments), outputs[len(outputs) - 1], full)
-    apart = [_apart(chain.blocks[i], inputs[i]) for i in {0, len(chain) // 2, len(chain) - 1}]
+    apart = [_apart(chain.blocks[i], walk) for i in {0, len(chain) // 2, len(chain) - 1}]
     return {
         "chain_error": _distance(chain(*arguments[0], **arguments[1]).detach(), full, full),
         "deletions": len(chosen),
@@ -324,9 +354,10 @@ def _edits(chain: Chain, arguments: Any) -> dict[str, Any]:
         "taken_out_error": max(oracles, default=math.nan),
         "exchange_error": swapped,
         "apart_error": max(apart),
+        "casts": _casts(chain),
         "natively": sum(bool(place.additions) for place in chain.provenance.blocks),
         "flops": operations,
-        "flops_expected": _expected_flops(chain, engine, arguments, inputs),
+        "flops_expected": _expected_flops(chain, engine, arguments, walk),
         "flops_naive": len(engine.plans) * _flops(lambda: _output(model, arguments)),
     }
 
@@ -339,8 +370,8 @@ def problems(record: dict[str, Any]) -> list[str]:
     if "blocks" not in record:
         return found
     most = 1e-10 if record["dtype"] == "float64" else 1e-4
-    # These cast to float32 inside, whatever the model's type.
-    most = 1e-5 if record.get("casts") and most < 1e-5 else most
+    if record["casts"]:
+        most = max(most, 1e-5)
     for key in ("chain_error", "hooks_error", "taken_out_error", "exchange_error", "apart_error"):
         value = record[key]
         if value is not None and value == value and not value <= most:
