@@ -34,7 +34,9 @@ ALLOWED: dict[str, str] = {
     "bundled": "errors",
     "weights_file": "errors",
     "models": "errors",
-    "checkpoints": "bundled errors models weights_file",
+    "fitting": "errors",
+    "adapters": "errors models",
+    "checkpoints": "adapters bundled errors fitting models weights_file",
     "datasets": "bundled errors",
     "training": "checkpoints datasets errors models weights_file",
     # What puts it all together.

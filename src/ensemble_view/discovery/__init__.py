@@ -32,7 +32,15 @@ from ensemble_view.discovery.provenance import Provenance, trace_provenance
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.sites import modes_on, unwrapped
 
-__all__ = ["Example", "Granularity", "Provenance", "count_blocks", "unravel", "unravel_arguments"]
+__all__ = [
+    "Example",
+    "Granularity",
+    "Provenance",
+    "as_arguments",
+    "count_blocks",
+    "unravel",
+    "unravel_arguments",
+]
 
 
 def unravel(
