@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
@@ -79,12 +79,9 @@ def adapt_exported(program: ExportedProgram, path: Path) -> Adapted:
         CheckpointError: If it computes for one batch size only, was exported in training mode, or
             cannot be made a module.
     """
-    changed = program.graph_signature.buffers_to_mutate
-    if changed:
-        some = ", ".join(sorted(changed.values())[:3])
+    if any(_trains(node) for node in program.graph.nodes):
         raise CheckpointError(
-            f"{path} was exported in training mode (it changes {some}): call model.eval() before "
-            "torch.export.export."
+            f"{path} was exported in training mode: call model.eval() before torch.export.export."
         )
     shapes = _input_shapes(program)
     if shapes and not any(isinstance(shape[0], torch.SymInt) for shape in shapes if len(shape)):
@@ -104,6 +101,18 @@ def adapt_exported(program: ExportedProgram, path: Path) -> Adapted:
         input_shape=inputs[0].shape if image else None,
         inputs=() if image else inputs,
     )
+
+
+def _trains(node: fx.Node) -> bool:
+    """Say whether an operation, such as dropout, was told that it is run in training."""
+    schema: torch.FunctionSchema | None = getattr(node.target, "_schema", None)
+    if schema is None:
+        return False
+    given = {
+        **dict(zip((a.name for a in schema.arguments), node.args, strict=False)),
+        **node.kwargs,
+    }
+    return any(given.get(name) is True for name in ("train", "training"))
 
 
 def _input_shapes(program: ExportedProgram) -> list[torch.Size]:

@@ -114,10 +114,11 @@ def _set(settings: dict[str, str | None]) -> None:
 def _sentence(source: str, error: Exception) -> str:
     """Say what went wrong, and what can be done about it."""
     kinds: set[str] = set()
+    root: BaseException = error
     link: BaseException | None = error
     while link is not None:
         kinds |= {kind.__name__ for kind in type(link).__mro__}
-        link = link.__cause__ or link.__context__
+        root, link = link, link.__cause__ or link.__context__
     if pickle.UnpicklingError.__name__ in kinds:
         return (
             f"The weights of {source} are a pickle with more in it than weights, which was blocked "
@@ -142,12 +143,12 @@ def _sentence(source: str, error: Exception) -> str:
         return f"{source} has no such revision: check what follows the @."
     if kinds & _UNREACHABLE:
         return (
-            f"{source} could not be fetched ({_first_line(error)}): it is not in the cache, and "
+            f"{source} could not be fetched ({_first_line(root)}): it is not in the cache, and "
             "the network cannot be reached or is not allowed."
         )
     return f"{source} could not be loaded ({type(error).__name__}: {_first_line(error)})."
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".")[:200] if lines else type(error).__name__
