@@ -7,6 +7,10 @@ that was not exported as dynamic, the training mode, the device of constants.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import logging
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -23,6 +27,7 @@ from ensemble_view.errors import CheckpointError
 
 __all__ = ["adapt_exported", "is_exported", "read_exported"]
 
+_OWNERS = re.compile(rb"\b(transformers(?:\.[a-z]\w*)+)\.[A-Z]\w*")
 _MEMBERS = {"archive_format", "serialized_exported_program.json"}
 
 
@@ -60,9 +65,35 @@ def read_exported(path: Path, *, trust_pickle: bool) -> ExportedProgram:
             "could run any code: save a state_dict instead, or, if you trust the file, load it "
             "with --trust-pickle."
         )
-    with loading(str(path), trust_pickle=True), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.export.load(path)
+    _import_owners(path)
+    reasons: list[BaseException] = []
+
+    def hear(record: logging.LogRecord) -> bool:
+        reasons.extend(error for error in (record.exc_info or ())[1:2] if error is not None)
+        return False
+
+    # torch writes the reason to its log, and raises an error that only points there.
+    log = logging.getLogger("torch.export")
+    log.addFilter(hear)
+    try:
+        with loading(str(path), trust_pickle=True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return torch.export.load(path)
+            except RuntimeError as error:
+                raise (reasons[0] if reasons else error) from error
+    finally:
+        log.removeFilter(hear)
+
+
+def _import_owners(path: Path) -> None:
+    """Import the modules of transformers that a program's outputs are of, to make them known."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".json"):
+                for module in set(_OWNERS.findall(archive.read(name))):
+                    with contextlib.suppress(ImportError):
+                        importlib.import_module(module.decode())
 
 
 def adapt_exported(program: ExportedProgram, path: Path) -> Adapted:
