@@ -627,7 +627,7 @@ class TestExported:
         words = [sys.executable, "-m", "ensemble_view", "inspect", str(tmp_path / "net.pt2")]
         done = subprocess.run([*words, "--trust-pickle"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert "1  transformer.h.1  8×32  identity" in done.stdout
+        assert "transformer.h.1  8×32   identity" in done.stdout
 
     def test_damaged_program_is_told(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "net.pt2", "w") as archive:
