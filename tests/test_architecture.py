@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,9 @@ ALLOWED: dict[str, str] = {
     "bundled": "errors",
     "weights_file": "errors",
     "models": "errors",
-    "checkpoints": "bundled errors models weights_file",
+    "fitting": "errors",
+    "adapters": "errors models",
+    "checkpoints": "adapters bundled errors fitting models weights_file",
     "datasets": "bundled errors",
     "training": "checkpoints datasets errors models weights_file",
     # What puts it all together.
@@ -126,3 +129,87 @@ def test_what_needs_no_tensors_imports_no_torch(name):
 @pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_files_are_short_enough_to_read(file):
     assert len(file.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+# Only these may treat other people's nets by name, or import the libraries that hold them.
+KNOWING = ("adapters", "discovery", "models")
+
+FAMILY = re.compile(
+    r"(res|dense|mobile|efficient|reg|mnas|shuffle|squeeze|alex|google|conv)ne(x)?t|vgg|inception"
+    r"|maxvit|mixer|resmlp|poolformer|metaformer|coatnet|roberta|distilbert"
+    r"|(?<![a-z])(vit|deit|beit|cait|xcit|levit|swin)(?![a-z])"
+    r"|(?<![a-z])(bert|gpt|llama|mistral|qwen|gemma|whisper|opt|t5)(?![a-z])"
+    r"|(torchvision|timm|transformers|hf-hub):",
+    re.IGNORECASE,
+)
+LIBRARIES = ("timm", "transformers", "huggingface_hub", "torchvision.models")
+
+
+def docstrings(tree: ast.AST) -> set[ast.AST]:
+    """Every bare string: docstrings of modules, classes, functions and of single names."""
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+
+
+def family_names(source: str) -> list[str]:
+    """The families that code knows: in names and in strings that are no prose."""
+    tree = ast.parse(source)
+    prose = docstrings(tree)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in prose:
+            # A sentence, such as a help text or an error with examples, cannot be compared.
+            words = [] if len(node.value.split()) > 1 else [node.value]
+        elif isinstance(node, ast.Name):
+            words = [node.id]
+        elif isinstance(node, ast.Attribute):
+            words = [node.attr]
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.alias):
+            words = [node.name]
+        else:
+            continue
+        # gpt2 and GPT2Block are of one family: neither digits nor capitals hide it.
+        apart = [re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_|(?<=\D)(?=\d)", " ", word) for word in words]
+        found += [word for word, form in zip(words, apart, strict=True) if names_family(word, form)]
+    return found
+
+
+def names_family(*forms: str) -> bool:
+    return any(FAMILY.search(form) for form in forms)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'if name.startswith("torchvision:"): pass',
+        'if type(model).__name__ == "GPT2Block": pass',
+        'side = {"vit_b_16": 224}',
+        'f"timm:{name}"',
+        "isinstance(model, BertLayer)",
+        "from somewhere import SwinTransformer",
+        "torchvision.models.resnet18()",
+        "def for_t5(model): pass",
+    ],
+)
+def test_code_that_knows_a_family_would_be_found(code):
+    assert family_names(code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        '"""ResNets and ViTs."""',
+        'raise ValueError("expected a name such as resnet50")',
+        'options = {"activity": adopted, "model": optimizer}',
+    ],
+)
+def test_prose_and_words_that_are_like_a_family_are_let_be(code):
+    assert not family_names(code)
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_only_discovery_and_adapters_know_a_family_by_name(file):
+    if component(file) in KNOWING:
+        return
+    assert family_names(file.read_text(encoding="utf-8")) == []
+    libraries = [target for target, _ in imported(file) if target.startswith(LIBRARIES)]
+    assert libraries == [], f"{file.name} imports {libraries}"

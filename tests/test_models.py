@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ensemble_view.adapters.architectures import build_for_weights, is_factory
 from ensemble_view.models import Architecture, ArchitectureError, build
-from ensemble_view.models.factory import build_for_weights, is_factory
 from ensemble_view.models.inference import infer
 
 Weights = dict[str, Tensor]
@@ -248,7 +248,7 @@ def test_torchvision_residual_nets_are_inferred(name):
         weights = torchvision.models.get_model(name, num_classes=11).state_dict()
         found = infer(weights)
         assert str(found.architecture) == f"torchvision:{name}"
-        net, _ = build_for_weights(found.architecture, weights, found)
+        net = build_for_weights(found.architecture, weights, found).model
     assert net.fc.out_features == 11
 
 
@@ -259,9 +259,9 @@ def test_other_weights_are_not_mistaken_for_residual_nets(name):
     with torch.device("meta"):
         weights = torchvision.models.get_model(name, num_classes=11).state_dict()
         assert infer(weights) is None
-        net, text = build_for_weights(f"torchvision:{name}", weights)
-    assert text == f"torchvision:{name}"
-    assert {k: v.shape for k, v in net.state_dict().items()} == {
+        found = build_for_weights(f"torchvision:{name}", weights)
+    assert found.architecture == f"torchvision:{name}"
+    assert {k: v.shape for k, v in found.model.state_dict().items()} == {
         k: v.shape for k, v in weights.items()
     }
 
@@ -270,7 +270,10 @@ words = st.from_regex(r"[a-z]\w{0,6}", fullmatch=True).filter(str.isascii)
 options = st.dictionaries(words, st.one_of(st.integers(0, 10**6), words), max_size=3)
 
 
-@given(name=words, options=options, family=st.sampled_from(["cifar", "torchvision"]))
+names = st.one_of(words, st.tuples(words, words).map(".".join))
+
+
+@given(name=names, options=options, family=st.sampled_from(["cifar", "torchvision", "timm"]))
 def test_architecture_round_trips_through_text_and_json(name, options, family):
     architecture = Architecture(name, options, family)
     assert Architecture.parse(str(architecture)) == architecture
@@ -348,10 +351,10 @@ def test_factory_file_is_executed_and_its_neighbours_are_found(tmp_path):
         "from neighbour_of_the_factory import SIZE\nfrom torch import nn\n"
         "def make():\n    return nn.Linear(SIZE, 2)\n"
     )
-    net, name = build_for_weights(f"{file}:make", {})
-    assert net.in_features == 4
-    assert name == f"{file}:make"
-    assert is_factory(name)
+    found = build_for_weights(f"{file}:make", {})
+    assert found.model.in_features == 4
+    assert found.architecture == f"{file}:make"
+    assert is_factory(found.architecture)
 
 
 def test_factory_in_a_missing_or_broken_file_is_refused(tmp_path):

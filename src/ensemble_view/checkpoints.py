@@ -11,10 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ensemble_view.adapters import (
+    SOURCES,
+    Adapted,
+    Input,
+    Normalisation,
+    is_source,
+    load_folder,
+    load_source,
+)
+from ensemble_view.adapters.architectures import build_for_weights, is_factory
+from ensemble_view.adapters.exported import adapt_exported, is_exported, read_exported
+from ensemble_view.adapters.scripted import is_scripted, read_scripted_weights
 from ensemble_view.bundled import bundled, bundled_names
 from ensemble_view.errors import CheckpointError
+from ensemble_view.fitting import NESTED, fill, strip, weights_in
 from ensemble_view.models.architecture import Architecture, ArchitectureError
-from ensemble_view.models.factory import build_for_weights, is_factory
 from ensemble_view.models.inference import infer
 from ensemble_view.weights_file import MARK, read_weights_file, write_weights_file
 
@@ -27,13 +39,9 @@ __all__ = [
     "weights_hash",
 ]
 
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation per channel."""
-
 _VERSION = 1
-_NESTED = ("state_dict", "model_state_dict", "model", "net")
-_PREFIXES = ("module.", "_orig_mod.")
-_IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# Small images, as most nets were trained on whose file says nothing of them.
+_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -41,18 +49,20 @@ class Checkpoint:
     """A trained net and what its file says about it.
 
     Args:
-        model: The net, in eval mode, in single precision.
-        architecture: For example "cifar:resnet110", "torchvision:resnet50", "net.py:make"; of a
-            pickled module the name of its class.
+        model: The net, in eval mode, in single precision; quantised layers stay as they are.
+        architecture: For example "cifar:resnet110", "torchvision:resnet50", "net.py:make" or
+            "hf-hub:ORG/NAME"; of a pickled module the name of its class.
         normalisation: Mean and standard deviation per channel that the net expects, in units of
-            pixels scaled to 0..1. Of a torchvision net whose file says nothing it is that of
-            ImageNet, with which all of torchvision's classifiers were trained.
+            pixels scaled to 0..1. Where the file says nothing it is that of the library's own
+            weights for that architecture.
         data: Name of the data set it was trained on.
         class_names: One name per class.
-        input_shape: Channels, height and width of an image.
+        input_shape: Channels, height and width of an image; where the file says nothing, as the
+            library's own weights for that architecture have it.
         training: The record of its training.
         weights_hash: SHA-256 over names and values of all weights as loaded.
         path: Where it came from.
+        inputs: The arguments of a net that takes anything but one image, such as tokens.
     """
 
     model: nn.Module
@@ -64,6 +74,39 @@ class Checkpoint:
     training: Mapping[str, Any] | None
     weights_hash: str
     path: Path | None
+    inputs: tuple[Input, ...] = ()
+
+    def example(
+        self, batch: int = 2, *, seed: int = 0
+    ) -> Tensor | tuple[Any, ...] | dict[str, Any]:
+        """Make up arguments of the kind and size that the net takes.
+
+        An image where nothing else is known: of `input_shape`, else of 32 by 32 pixels with as many
+        channels as the first convolution has.
+
+        Args:
+            batch: How many examples.
+            seed: Of the values: standard normal numbers, or tokens of the whole vocabulary.
+
+        Returns:
+            A tensor, positional arguments, or keyword arguments, on the net's device, as
+            :func:`ensemble_view.unravel` takes them.
+
+        Example:
+            >>> load_checkpoint("digits-resnet110").example(4).shape
+            torch.Size([4, 1, 8, 8])
+        """
+        generator = torch.Generator().manual_seed(seed)
+        parameters = list(self.model.parameters())
+        device = parameters[0].device if parameters else torch.device("cpu")
+        if self.inputs:
+            drawn = [(each.name, each.draw(batch, generator).to(device)) for each in self.inputs]
+            if self.inputs[0].name is None:
+                return tuple(value for _, value in drawn)
+            return {str(name): value for name, value in drawn}
+        channels = next((int(weight.shape[1]) for weight in parameters if weight.ndim == 4), 3)
+        shape = self.input_shape or (channels, _SIDE, _SIDE)
+        return Input(shape).draw(batch, generator).to(device)
 
 
 def resolve_model(name_or_path: str | Path) -> Path:
@@ -89,8 +132,8 @@ def resolve_model(name_or_path: str | Path) -> Path:
     if str(name_or_path) in names:
         return bundled(f"{name_or_path}.safetensors")
     raise CheckpointError(
-        f"There is no model file {str(name_or_path)!r}: expected a path, or one of the nets that "
-        f"travel with ensemble_view: {', '.join(names)}."
+        f"There is no model file {str(name_or_path)!r}: expected a path, {SOURCES}, or one of the "
+        f"nets that travel with ensemble_view: {', '.join(names)}."
     )
 
 
@@ -103,15 +146,24 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a trained net.
 
-    The file is one of this package, a bare state_dict, or a dict that holds one as state_dict,
+    A file is one of this package, a bare state_dict, or a dict that holds one as state_dict,
     model_state_dict, model or net; the prefixes "module." and "_orig_mod." are taken off. The
     architecture is what the argument says, else what the file says, else inferred from names and
-    shapes of the weights. Nothing in the file is executed.
+    shapes of the weights. A folder is one that ``save_pretrained`` wrote. Of a TorchScript archive
+    only the weights are used, for the architecture that the argument names; its program is not run.
+    A program of ``torch.export`` (``.pt2``) unpickles inside, and so has to be trusted. Nothing in
+    a file is executed unless it is trusted.
+
+    Weights of any floating-point type are brought to single precision. Quantised layers of a
+    pickled module stay as they are; models of the hub with quantised weights are refused.
 
     Args:
-        path: A `.pt`, `.pth`, `.th` or `.safetensors` file, or the name of a bundled net.
-        architecture: "cifar:resnet56", "torchvision:resnet50", or "path/to/file.py:factory", a
-            function without arguments that returns the net; that Python file is executed.
+        path: A `.pt`, `.pth`, `.th`, `.safetensors` or `.pt2` file, a folder, the name of a bundled
+            net, or "torchvision:NAME", "timm:NAME" or "hf-hub:ORG/NAME" with the weights that the
+            library or the hub keeps for it.
+        architecture: For a file of weights: "cifar:resnet56", "torchvision:resnet50",
+            "timm:resnet50", or "path/to/file.py:factory", a function without arguments that returns
+            the net; that Python file is executed.
         trust_pickle: Whether the file may run code of its own, as a pickled module does.
         device: Where to put the net.
 
@@ -126,36 +178,37 @@ def load_checkpoint(
         >>> checkpoint.architecture, checkpoint.data, checkpoint.input_shape
         ('cifar:resnet110', 'digits', (1, 8, 8))
     """
-    path = resolve_model(path)
-    content = read_weights_file(path, trust_pickle=trust_pickle)
-    described = _description(content, path)
-    module = _module_in(content)
-    if module is not None:
-        model, name = module, f"{type(module).__module__}.{type(module).__qualname__}"
-    else:
-        weights = _strip(_weights_in(content, path))
-        model, name = _build(weights, architecture, described, path)
+    name, source = str(path), None
+    described: dict[str, Any] = {}
     try:
-        model = model.float().eval().to(device)
+        if is_source(name) and not Path(name).exists():
+            _check_unnamed(architecture, name)
+            found = load_source(name, trust_pickle=trust_pickle)
+        else:
+            source = resolve_model(path)
+            found, described = _load_path(source, architecture, trust_pickle)
+    except ArchitectureError as error:
+        raise CheckpointError(str(error)) from error
+    try:
+        model = found.model if getattr(found.model, "is_quantized", False) else found.model.float()
+        model = model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
             f"The device {str(device)!r} cannot be used ({reason}): choose cpu, or another."
         ) from error
-    normalisation = _normalisation(described, path)
-    if normalisation is None and name.startswith("torchvision:"):
-        normalisation = _IMAGENET
     names, shape = described.get("class_names"), described.get("input_shape")
     return Checkpoint(
         model=model,
-        architecture=name,
-        normalisation=normalisation,
+        architecture=found.architecture,
+        normalisation=_normalisation(described, source) or found.normalisation,
         data=described.get("data"),
         class_names=None if names is None else tuple(names),
-        input_shape=None if shape is None else tuple(shape),
+        input_shape=found.input_shape if shape is None else tuple(shape),
         training=described.get("training"),
         weights_hash=weights_hash(model),
-        path=path,
+        path=source,
+        inputs=found.inputs,
     )
 
 
@@ -198,7 +251,7 @@ def save_checkpoint(
     if isinstance(architecture, str) and not is_factory(architecture):
         architecture = Architecture.parse(architecture)
     stored = architecture if isinstance(architecture, str) else architecture.to_json()
-    weights = _strip(dict(model.state_dict()))
+    weights = strip(dict(model.state_dict()))
     if half:
         weights = {name: _halved(value) for name, value in weights.items()}
     description = {
@@ -227,11 +280,57 @@ def weights_hash(model: nn.Module) -> str:
         'e3b0c442'
     """
     digest = hashlib.sha256()
-    for name, value in sorted(_strip(dict(model.state_dict())).items()):
+    for name, value in sorted(strip(dict(model.state_dict())).items()):
         array = value.detach().cpu().contiguous()
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
         digest.update(array.view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _load_path(
+    path: Path, architecture: str | None, trust_pickle: bool
+) -> tuple[Adapted, dict[str, Any]]:
+    """Return the net of a file or folder, and what the file says beside the weights."""
+    if path.is_dir():
+        _check_unnamed(architecture, str(path))
+        return load_folder(path, trust_pickle=trust_pickle), {}
+    if is_exported(path):
+        program = read_exported(path, trust_pickle=trust_pickle)
+        if architecture is None:
+            return adapt_exported(program, path), {}
+        return _build(strip(dict(program.state_dict)), architecture, {}, path), {}
+    if is_scripted(path):
+        weights = strip(read_scripted_weights(path))
+        if architecture is None:
+            raise CheckpointError(_unnamed_script(path, weights))
+        return _build(weights, architecture, {}, path), {}
+    content = read_weights_file(path, trust_pickle=trust_pickle)
+    described = _description(content, path)
+    module = _module_in(content)
+    if module is not None:
+        kind = type(module)
+        return Adapted(module, f"{kind.__module__}.{kind.__qualname__}"), described
+    return _build(strip(weights_in(content, path)), architecture, described, path), described
+
+
+def _check_unnamed(architecture: str | None, name: str) -> None:
+    """Refuse to name the architecture of what says it itself."""
+    if architecture is not None:
+        raise CheckpointError(
+            f"{name} says its architecture itself: leave out --arch {architecture}, which is for "
+            "files of weights."
+        )
+
+
+def _unnamed_script(path: Path, weights: Mapping[str, Tensor]) -> str:
+    inferred = infer(weights)
+    like = "torchvision:resnet50 or net.py:factory"
+    if inferred is not None:
+        like = f"{inferred.architecture}, which its weights look like"
+    return (
+        f"{path} is a TorchScript archive, whose program is not run: to use its weights, name the "
+        f"architecture with --arch, for example {like}."
+    )
 
 
 def _halved(value: Tensor) -> Tensor:
@@ -247,41 +346,11 @@ def _module_in(content: Any) -> nn.Module | None:
     if isinstance(content, nn.Module):
         return content
     if isinstance(content, Mapping):
-        for key in _NESTED:
+        for key in NESTED:
             if isinstance(content.get(key), nn.Module):
                 found: nn.Module = content[key]
                 return found
     return None
-
-
-def _weights_in(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state_dict wherever the file keeps it."""
-    while isinstance(content, Mapping):
-        inner = next((key for key in _NESTED if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = content[inner]
-    named = isinstance(content, Mapping) and all(isinstance(name, str) for name in content)
-    if not named or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        found = type(content).__name__
-        if isinstance(content, Mapping):
-            keys = ", ".join(str(key) for key in list(content)[:5])
-            found = f"a dict of {keys}" if content else "an empty dict"
-        raise CheckpointError(
-            f"{path} holds no weights but {found}: expected a state_dict (names and tensors), bare "
-            f"or under one of {', '.join(_NESTED)}."
-        )
-    return dict(content)
-
-
-def _strip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights without the prefixes that parallel or compiled nets put before names."""
-    while weights:
-        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in weights)), None)
-        if prefix is None:
-            break
-        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
 
 
 def _description(content: Any, path: Path) -> dict[str, Any]:
@@ -306,7 +375,7 @@ def _description(content: Any, path: Path) -> dict[str, Any]:
     return described
 
 
-def _normalisation(described: Mapping[str, Any], path: Path) -> Normalisation | None:
+def _normalisation(described: Mapping[str, Any], path: Path | None) -> Normalisation | None:
     """Return the normalisation that a file states."""
     stored = described.get("normalisation")
     if stored is None:
@@ -323,8 +392,8 @@ def _normalisation(described: Mapping[str, Any], path: Path) -> Normalisation | 
 
 def _build(
     weights: dict[str, Tensor], asked: str | None, described: Mapping[str, Any], path: Path
-) -> tuple[nn.Module, str]:
-    """Return the net with these weights in it, and the name of its architecture."""
+) -> Adapted:
+    """Return the net with these weights in it."""
     inferred = infer(weights)
     try:
         architecture = asked or _stored_architecture(described.get("architecture"), path)
@@ -337,13 +406,16 @@ def _build(
                 f"({some}, ...): name it with --arch, for example torchvision:resnet50, "
                 "cifar:resnet56 or path/to/file.py:factory."
             )
-        model, name = build_for_weights(architecture, weights, inferred)
+        found = build_for_weights(architecture, weights, inferred)
     except ArchitectureError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    if inferred is not None and name.startswith("cifar:"):
-        weights = inferred.renamed(weights)
-    _fill(model, weights, name, path)
-    return model, name
+    if inferred is not None:
+        own = found.model.state_dict().keys()
+        # Other names for the same layers, where the net knows these.
+        both = (weights, inferred.renamed(weights))
+        weights = max(both, key=lambda weights: len(own & weights.keys()))
+    fill(found.model, weights, found.architecture, path)
+    return found
 
 
 def _stored_architecture(stored: object, path: Path) -> Architecture | None:
@@ -356,32 +428,3 @@ def _stored_architecture(stored: object, path: Path) -> Architecture | None:
             f"{path} was saved from the factory {stored}: name it with --arch to run that code."
         )
     return Architecture.from_json(stored)
-
-
-def _fill(model: nn.Module, weights: dict[str, Tensor], name: str, path: Path) -> None:
-    """Put the weights into the net, or say which do not fit."""
-    own = model.state_dict()
-    # Counters of BatchNorm are missing from early files and change nothing in eval mode.
-    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in weights if k not in own]
-    other = [
-        f"{k} ({_shape(weights[k])} instead of {_shape(own[k])})"
-        for k in own
-        if k in weights and own[k].shape != weights[k].shape
-    ]
-    parts = [
-        f"{what} {', '.join(keys[:4])}" + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("reshaped", other))
-        if keys
-    ]
-    if parts:
-        raise CheckpointError(
-            f"The weights in {path} do not fit {name}: {'; '.join(parts)}; name another "
-            "architecture with --arch."
-        )
-    model.load_state_dict(weights, strict=False)
-
-
-def _shape(value: Tensor) -> str:
-    """Return a shape as text."""
-    return "x".join(str(size) for size in value.shape) or "a number"

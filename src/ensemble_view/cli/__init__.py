@@ -182,8 +182,8 @@ def inspect(
 ) -> None:
     """Show the blocks of a net: module, shapes, shortcut, parameters, FLOPs, size of the branch.
 
-    Without data, an image of the size the checkpoint names is made up, and the size of the
-    branches is left out.
+    Without data, an example of what the net takes is made up (an image of the size that the
+    checkpoint names, or 32 tokens), and the size of the branches is left out.
 
     Example:  ensemble-view inspect digits-resnet110 --explain
     """
@@ -194,13 +194,11 @@ def inspect(
         )
         found = run_inspect(examine(checkpoint, labelled, plain=plain, granularity=granularity))
     else:
-        shape = checkpoint.input_shape or _guessed_shape(checkpoint)
-        weights = next(checkpoint.model.parameters())
-        images = torch.zeros(2, *shape, device=weights.device, dtype=weights.dtype)
+        example = checkpoint.example()
         chain = ensemble_view.unravel(
-            checkpoint.model, images.normal_(), plain=plain, granularity=granularity
+            checkpoint.model, example, plain=plain, granularity=granularity
         )
-        found = run_inspect(chain)
+        found = run_inspect(chain, example, made_up=True)
     if as_json:
         typer.echo(found.to_json())
         return
@@ -307,8 +305,12 @@ def bench(
     Example:  ensemble-view bench resnet56.th
     """
     checkpoint = _load(model, arch, trust_pickle, "cpu")
-    shape = checkpoint.input_shape or _guessed_shape(checkpoint)
-    images = torch.randn(128, *shape, generator=torch.Generator().manual_seed(0))
+    images = checkpoint.example(128)
+    if not isinstance(images, torch.Tensor):
+        raise DataError(
+            f"bench times nets that take one tensor; {checkpoint.architecture} takes "
+            f"{', '.join(str(each.name) for each in checkpoint.inputs)}."
+        )
     chain = ensemble_view.unravel(checkpoint.model, images[:2])
     typer.echo(repr(run_bench(chain, images, rounds=rounds, hooks=hooks)))
 
@@ -408,12 +410,6 @@ def _open(
     if checkpoint.class_names is not None:
         labelled.check_classes(len(checkpoint.class_names))
     return labelled
-
-
-def _guessed_shape(checkpoint: Checkpoint) -> tuple[int, int, int]:
-    channels = next((w.shape[1] for w in checkpoint.model.parameters() if w.ndim == 4), 3)
-    side = 224 if checkpoint.architecture.startswith("torchvision:") else 32
-    return (int(channels), side, side)
 
 
 def _in_words(record: Any) -> str:

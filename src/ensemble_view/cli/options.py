@@ -30,8 +30,9 @@ __all__ = [
 GranularityName: TypeAlias = Literal["block", "branch"]
 
 MODEL_HELP = (
-    "A checkpoint (.pt, .pth, .th or .safetensors), or the name of a bundled net such as "
-    "digits-resnet110."
+    "A checkpoint (.pt, .pth, .th, .safetensors or .pt2), a folder that save_pretrained wrote, "
+    "torchvision:NAME, timm:NAME or hf-hub:ORG/NAME with their own weights, or the name of a "
+    "bundled net such as digits-resnet110."
 )
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Data = Annotated[
@@ -71,8 +72,8 @@ Limit = Annotated[
 Arch = Annotated[
     str | None,
     typer.Option(
-        help="Where the file does not say: torchvision:resnet50, cifar:resnet56, or "
-        "net.py:factory (runs that file).",
+        help="Where the file does not say: torchvision:resnet50, timm:resnet50, cifar:resnet56, "
+        "or net.py:factory (runs that file).",
         rich_help_panel="Model",
     ),
 ]
@@ -80,7 +81,8 @@ TrustPickle = Annotated[
     bool,
     typer.Option(
         "--trust-pickle",
-        help="Unpickle whole modules. This runs code from the file.",
+        help="Unpickle whole modules, .pt2 programs and pickled weights of a folder or the hub. "
+        "This runs code from the file.",
         rich_help_panel="Model",
     ),
 ]

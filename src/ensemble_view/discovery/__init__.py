@@ -39,6 +39,7 @@ __all__ = [
     "Granularity",
     "Located",
     "Provenance",
+    "as_arguments",
     "locate_blocks",
     "unravel",
     "unravel_arguments",

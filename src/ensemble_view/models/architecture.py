@@ -10,7 +10,7 @@ from ensemble_view.errors import EnsembleViewError
 
 __all__ = ["Architecture", "ArchitectureError", "blocks_per_stage"]
 
-_TEXT = re.compile(r"(?:(?P<family>[a-z]+):)?(?P<name>\w+)(?P<options>(?:,\w+=\w+)*)")
+_TEXT = re.compile(r"(?:(?P<family>[a-z]+):)?(?P<name>\w[\w.]*)(?P<options>(?:,\w+=\w+)*)")
 
 
 class ArchitectureError(EnsembleViewError):
@@ -53,9 +53,9 @@ class Architecture:
 
     Args:
         name: For example "resnet110", "resnet110v2", "plain20", "vgg15" or, in the family
-            torchvision, "resnet50".
+            torchvision, "resnet50"; in timm also with the tag of its weights, "resnet18.a1_in1k".
         options: Keyword arguments of the net, plain numbers and words.
-        family: "cifar" or "torchvision".
+        family: "cifar", "torchvision" or "timm".
 
     Example:
         >>> str(Architecture.parse("resnet20,shortcut=B"))

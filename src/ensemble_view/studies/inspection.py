@@ -11,9 +11,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from ensemble_view.chain import Block, Chain
+from ensemble_view.discovery import Example, as_arguments
 from ensemble_view.studies.subject import Subject
 
 __all__ = ["Inspection", "inspect"]
@@ -103,12 +105,17 @@ class Inspection:
         return str(self.frame.to_html(index=False))
 
 
-def inspect(subject: Subject | Chain, sample: Tensor | None = None) -> Inspection:
+def inspect(
+    subject: Subject | Chain, sample: Example | None = None, *, made_up: bool = False
+) -> Inspection:
     """Describe a chain's blocks, and with data how large each branch is.
 
     Args:
         subject: A chain, or the subject of a study, whose data then give ‖F‖/‖h‖.
-        sample: For a chain: a batch of the model's input, which gives ‖F‖/‖h‖ as well.
+        sample: For a chain: a batch of what the model is called with (a tensor, a tuple of
+            positional arguments or a dictionary of keyword arguments), which gives FLOPs and
+            ‖F‖/‖h‖ as well.
+        made_up: Whether the sample is no data, so that its ‖F‖/‖h‖ would say nothing.
 
     Returns:
         The table.
@@ -126,7 +133,8 @@ def inspect(subject: Subject | Chain, sample: Tensor | None = None) -> Inspectio
         sample = next(iter(subject.data.batches(256)))[0].to(subject.sample[0].device)
     flops, ratios = [math.nan] * len(chain), [math.nan] * len(chain)
     if sample is not None:
-        flops, ratios = _run(chain, sample)
+        flops, measured = _run(chain, sample)
+        ratios = ratios if made_up else measured
     name = type(chain.model).__name__ if chain.model is not None else "parts"
     return Inspection(
         frame=pd.DataFrame(
@@ -167,17 +175,20 @@ def _parameters(block: Block) -> int:
     return sum(seen.values())
 
 
-def _run(chain: Chain, sample: Tensor) -> tuple[list[float], list[float]]:
+def _run(chain: Chain, sample: Example) -> tuple[list[float], list[float]]:
     flops: list[float] = []
     ratios: list[float] = []
+    args, kwargs = as_arguments(sample)
+    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    batch = next(len(leaf) for leaf in leaves if leaf.ndim)
     with torch.inference_mode():
-        x, context = chain.stem(sample)
+        x, context = chain.stem(*args, **kwargs)
         for block in chain:
             if block.index in chain.links:
                 x = chain.links[block.index](x, context)
             with FlopCounterMode(display=False) as counter:
                 output = block(x, context)
-            flops.append(counter.get_total_flops() / len(sample))
+            flops.append(counter.get_total_flops() / batch)
             branch = block.branch(block.before(x, context), context)
             ratios.append(float((branch.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)).mean()))
             x = output

@@ -1,4 +1,4 @@
-"""Build the net that given weights belong to: ours, torchvision's, or a user's own."""
+"""Build the net that given weights belong to: ours, another library's, or a user's own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torchvision
 from torch import Tensor, nn
 
+from ensemble_view.adapters.adapted import Adapted
+from ensemble_view.adapters.timm_models import build_timm
+from ensemble_view.adapters.torchvision_models import build_torchvision
 from ensemble_view.models import build
 from ensemble_view.models.architecture import Architecture, ArchitectureError
 from ensemble_view.models.inference import Inferred
@@ -41,7 +43,7 @@ def build_for_weights(
     architecture: str | Architecture,
     weights: Mapping[str, Tensor],
     inferred: Inferred | None = None,
-) -> tuple[nn.Module, str]:
+) -> Adapted:
     """Build a net with as many classes and channels as the weights have.
 
     Args:
@@ -50,54 +52,39 @@ def build_for_weights(
         inferred: What the weights say themselves, if anything.
 
     Returns:
-        The net, with random weights, and the name of its architecture.
+        The net, with random weights, and what its library says about the input.
 
     Raises:
         ArchitectureError: If there is no such net or it cannot be built.
+        CheckpointError: If its library is not installed.
 
     Example:
         >>> weights = build("resnet20", classes=7).state_dict()
-        >>> build_for_weights("cifar:resnet20", weights)[0].linear.out_features
+        >>> build_for_weights("cifar:resnet20", weights).model.linear.out_features
         7
     """
     if isinstance(architecture, str):
         match = _FACTORY.fullmatch(architecture)
         if match:
-            return _call(Path(match["file"]), match["function"]), architecture
+            return Adapted(_call(Path(match["file"]), match["function"]), architecture)
         architecture = Architecture.parse(architecture)
     classes = _classes(weights) if inferred is None else inferred.classes
     if architecture.family == "torchvision":
-        return _torchvision(architecture, classes), str(architecture)
+        return build_torchvision(architecture, classes)
+    if architecture.family == "timm":
+        return build_timm(architecture, weights)
     if inferred is not None and inferred.architecture.name == architecture.name:
         options = {**inferred.architecture.options, **architecture.options}
         architecture = replace(architecture, options=options)
     found = {"in_channels": inferred.in_channels if inferred else None, "classes": classes}
     told = {k: v for k, v in found.items() if v is not None and k not in architecture.options}
-    return build(architecture, **told), str(architecture)
+    return Adapted(build(architecture, **told), str(architecture))
 
 
 def _classes(weights: Mapping[str, Tensor]) -> int | None:
     """Return the outputs of the last layer: the last weight of two or more axes."""
     matrices = [value for value in weights.values() if value.ndim >= 2]
     return matrices[-1].shape[0] if matrices else None
-
-
-def _torchvision(architecture: Architecture, classes: int | None) -> nn.Module:
-    """Build one of torchvision's nets without fetching anything."""
-    known = torchvision.models.list_models(module=torchvision.models)
-    if architecture.name not in known:
-        raise ArchitectureError(
-            f"torchvision has no classifier {architecture.name!r}: expected one of its names, such "
-            "as resnet50, resnext50_32x4d or wide_resnet50_2."
-        )
-    options = dict(architecture.options)
-    if classes is not None:
-        options.setdefault("num_classes", classes)
-    try:
-        net: nn.Module = torchvision.models.get_model(architecture.name, weights=None, **options)
-    except Exception as error:
-        raise ArchitectureError(f"torchvision cannot build {architecture}: {error}.") from error
-    return net
 
 
 def _call(file: Path, function: str) -> nn.Module:

@@ -1,0 +1,68 @@
+"""Nets of other libraries and of other kinds of file, each brought in by an adapter of its own.
+
+Beside discovery this is the only place that knows other people's libraries and families: by name
+(``torchvision_models``, ``timm_models``, ``transformers_models``, ``hub``), for weights from a file
+(``architectures``), and programs instead of weights (``exported``, ``scripted``). Each says with
+the net what its source knows about the input.
+"""
+
+from __future__ import annotations
+
+from ensemble_view.adapters.adapted import Adapted, Input, Normalisation
+from ensemble_view.adapters.hub import load_folder, pretrained_hub
+from ensemble_view.adapters.timm_models import pretrained_timm
+from ensemble_view.adapters.torchvision_models import pretrained_torchvision
+
+__all__ = [
+    "SOURCES",
+    "Adapted",
+    "Input",
+    "Normalisation",
+    "is_source",
+    "load_folder",
+    "load_source",
+]
+
+_LOADERS = {
+    "torchvision": pretrained_torchvision,
+    "timm": pretrained_timm,
+    "hf-hub": pretrained_hub,
+}
+
+SOURCES = "torchvision:NAME, timm:NAME or hf-hub:ORG/NAME"
+"""How a net is named that comes with its weights."""
+
+
+def is_source(name: str) -> bool:
+    """Say whether a model's name is that of a net which a library or the hub keeps.
+
+    Args:
+        name: What the user wrote.
+
+    Returns:
+        True if `load_source` takes it.
+
+    Example:
+        >>> is_source("timm:resnet18.a1_in1k"), is_source("net.pt")
+        (True, False)
+    """
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind in _LOADERS
+
+
+def load_source(name: str, *, trust_pickle: bool = False) -> Adapted:
+    """Load a net by name, with the weights that its library or the hub keeps for it.
+
+    Args:
+        name: One of `SOURCES`.
+        trust_pickle: Whether its files may run code of their own.
+
+    Returns:
+        The net.
+
+    Raises:
+        ArchitectureError: If its library knows no such net.
+        CheckpointError: If its library is not installed, or it cannot be fetched or loaded.
+    """
+    kind, _, rest = name.partition(":")
+    return _LOADERS[kind](rest, trust_pickle=trust_pickle)

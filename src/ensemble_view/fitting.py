@@ -1,0 +1,118 @@
+"""Find the weights in what a file holds, and put them into a net or say which do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ensemble_view.errors import CheckpointError
+
+__all__ = ["NESTED", "fill", "strip", "weights_in"]
+
+NESTED = ("state_dict", "model_state_dict", "model", "net")
+"""The keys under which training scripts keep a net or its weights."""
+
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+def weights_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state_dict wherever a file keeps it.
+
+    Args:
+        content: What the file holds.
+        path: The file.
+
+    Returns:
+        Names and tensors.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    while isinstance(content, Mapping):
+        inner = next((key for key in NESTED if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = content[inner]
+    named = isinstance(content, Mapping) and all(isinstance(name, str) for name in content)
+    if not named or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        found = type(content).__name__
+        if isinstance(content, Mapping):
+            keys = ", ".join(str(key) for key in list(content)[:5])
+            found = f"a dict of {keys}" if content else "an empty dict"
+        raise CheckpointError(
+            f"{path} holds no weights but {found}: expected a state_dict (names and tensors), bare "
+            f"or under one of {', '.join(NESTED)}."
+        )
+    return dict(content)
+
+
+def strip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take off the prefixes that parallel or compiled nets put before names.
+
+    Args:
+        weights: Names and tensors.
+
+    Returns:
+        The same tensors.
+
+    Example:
+        >>> list(strip({"module._orig_mod.fc.weight": 1}))
+        ['fc.weight']
+    """
+    while weights:
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in weights)), None)
+        if prefix is None:
+            break
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def fill(model: nn.Module, weights: dict[str, Tensor], name: str, path: Path) -> None:
+    """Put weights into a net, or say which do not fit.
+
+    Args:
+        model: The net; afterwards it has the weights.
+        weights: Names and tensors.
+        name: Of its architecture.
+        path: Where the weights come from.
+
+    Raises:
+        CheckpointError: If names or shapes differ.
+    """
+    own = model.state_dict()
+    # Counters of BatchNorm are missing from early files and change nothing in eval mode.
+    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in weights if k not in own and not _is_fixed(model, k)]
+    other = [
+        f"{k} ({_shape(weights[k])} instead of {_shape(own[k])})"
+        for k in own
+        if k in weights and own[k].shape != weights[k].shape
+    ]
+    parts = [
+        f"{what} {', '.join(keys[:4])}" + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("reshaped", other))
+        if keys
+    ]
+    if parts:
+        raise CheckpointError(
+            f"The weights in {path} do not fit {name}: {'; '.join(parts)}; name another "
+            "architecture with --arch."
+        )
+    model.load_state_dict(weights, strict=False)
+
+
+def _is_fixed(model: nn.Module, name: str) -> bool:
+    """Say whether the net makes this tensor itself and keeps it out of its state_dict."""
+    owner, _, attribute = name.rpartition(".")
+    try:
+        return isinstance(getattr(model.get_submodule(owner), attribute, None), Tensor)
+    except AttributeError:
+        return False
+
+
+def _shape(value: Tensor) -> str:
+    """Return a shape as text."""
+    return "x".join(str(size) for size in value.shape) or "a number"
