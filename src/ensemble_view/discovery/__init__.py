@@ -25,7 +25,7 @@ from ensemble_view.discovery.capture import (
     capture,
 )
 from ensemble_view.discovery.cutting import cut
-from ensemble_view.discovery.dataflow import Flow, flow_from
+from ensemble_view.discovery.dataflow import Flow, carries_data, flow_from
 from ensemble_view.discovery.evaluation import evaluating
 from ensemble_view.discovery.granularity import Granularity, group_spans
 from ensemble_view.discovery.provenance import Provenance, trace_provenance
@@ -127,7 +127,7 @@ def _unravel(
     granularity: Granularity,
     output: str | int | None,
 ) -> Chain:
-    _check_deterministic(model, arguments)
+    known = _check_deterministic(model, arguments)
     captured = capture(model, arguments, output)
     flow, spans, additions = _find(captured, plain=plain)
     if not spans:
@@ -139,7 +139,7 @@ def _unravel(
         additions=tuple(additions),
         provenance=trace_provenance(captured, flow, groups),
     )
-    _prove(chain, model, arguments, captured.pick)
+    _prove(chain, model, arguments, captured.pick, known)
     return chain
 
 
@@ -202,11 +202,19 @@ def _starts(captured: Capture) -> list[fx.Node]:
 
     inputs = [node for node in captured.inputs if node is not None]
     starts = [node for node in inputs if is_float(node)]
-    reached = set(inputs) - set(starts)
+    # What descends from a start is no start of its own, also where a mask or a size meets it; sizes
+    # alone do not descend.
+    descended = set(starts)
+    reached = set(inputs) - descended
     for node in captured.graph.nodes:
-        if node.op == "call_function" and any(n in reached for n in node.all_input_nodes):
+        if node.op != "call_function":
+            continue
+        if not descended.isdisjoint(node.all_input_nodes) and carries_data(node):
+            descended.add(node)
+        elif not reached.isdisjoint(node.all_input_nodes):
             if is_float(node):
                 starts.append(node)
+                descended.add(node)
             else:
                 reached.add(node)
     return starts
@@ -248,11 +256,12 @@ def _describe(arguments: Arguments) -> str:
     )
 
 
-def _check_deterministic(model: nn.Module, arguments: Arguments) -> None:
+def _check_deterministic(model: nn.Module, arguments: Arguments) -> Any:
+    """Run a model twice and give back what it returns."""
     name = type(model).__name__
     with evaluating(model) as buffers, torch.no_grad():
         try:
-            runs = [pytree.tree_leaves(_run(model, arguments)) for _ in range(2)]
+            outputs = [_run(model, arguments) for _ in range(2)]
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DiscoveryError(
@@ -260,7 +269,7 @@ def _check_deterministic(model: nn.Module, arguments: Arguments) -> None:
                 "example of the size and channels that the model was made for."
             ) from error
         changed = buffers.changed()
-    for first, second in zip(*runs, strict=True):
+    for first, second in zip(*map(pytree.tree_leaves, outputs), strict=True):
         if isinstance(first, Tensor) and not torch.equal(first, second):
             if bool(torch.isnan(first).any()) and bool(torch.isnan(second).any()):
                 raise DiscoveryError(
@@ -276,14 +285,20 @@ def _check_deterministic(model: nn.Module, arguments: Arguments) -> None:
             f"{name} changes its buffers in evaluation mode ({', '.join(changed[:3])}), so that "
             "what it computes depends on what it computed before; freeze them before the analysis."
         )
+    return outputs[0]
 
 
 def _prove(
-    chain: Chain, model: nn.Module, arguments: Arguments, pick: Callable[[Any], Tensor]
+    chain: Chain,
+    model: nn.Module,
+    arguments: Arguments,
+    pick: Callable[[Any], Tensor],
+    known: Any,
 ) -> None:
+    """Hold a chain against its model; ``known`` is what the model returns on the example."""
     with evaluating(model), torch.no_grad():
         for batch in (arguments, _other_batch(arguments)):
-            expected = pick(_run(model, batch))
+            expected = pick(known if batch is arguments else _run(model, batch))
             try:
                 found = _run(chain, batch)
             except RuntimeError as error:
@@ -292,6 +307,7 @@ def _prove(
                     f"({_describe(batch)}): {str(error).splitlines()[0]}. The model's code depends "
                     "on the batch size; build the chain by hand with Chain.from_parts."
                 ) from error
+            whole = found if batch is arguments else whole
             scale = float(expected.abs().max()) or 1.0
             tolerance = 1e-10 if expected.dtype == torch.float64 else 1e-4
             error_size = float((found - expected).abs().max()) / scale
@@ -302,14 +318,12 @@ def _prove(
                     "build the chain by hand with Chain.from_parts(stem, blocks, head)."
                 )
         x, context = chain.stem(*arguments[0], **arguments[1])
-        full = cut = x
         for block in chain.blocks:
             if block.index in chain.links:
-                full, cut = (chain.links[block.index](v, context) for v in (full, cut))
-            full = block(full, context)
-            cut = block.deleted(cut, context) if block.deletable else block(cut, context)
+                x = chain.links[block.index](x, context)
+            x = block.deleted(x, context) if block.deletable else block(x, context)
         if any(block.deletable for block in chain.blocks) and torch.equal(
-            chain.head(full, context), chain.head(cut, context)
+            whole, chain.head(x, context)
         ):
             raise DiscoveryError(
                 f"Cutting all branches of {type(model).__name__} changes nothing in its output: "

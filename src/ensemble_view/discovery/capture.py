@@ -41,10 +41,9 @@ Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 _SITE = "ensemble_view.site"
 _DROPOUT = {
-    torch.ops.aten.dropout.default,
-    torch.ops.aten.feature_dropout.default,
-    torch.ops.aten.alpha_dropout.default,
-    torch.ops.aten.feature_alpha_dropout.default,
+    getattr(torch.ops.aten, name + written).default
+    for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+    for written in ("", "_")
 }
 
 
@@ -258,7 +257,7 @@ def _functional(node: fx.Node) -> Any | None:
 def _mutates_a_view(graph: fx.Graph) -> bool:
     for node in graph.nodes:
         written = _mutated(node)
-        if written is None:
+        if written is None or node.target in _DROPOUT:
             continue
         views = [user for user in written.users if _is_view(user)]
         if _is_view(written) or views or _functional(node) is None:
@@ -267,7 +266,8 @@ def _mutates_a_view(graph: fx.Graph) -> bool:
 
 
 def _rename_in_place(graph: fx.Graph) -> None:
-    for node in list(graph.nodes):
+    rank = {node: position for position, node in enumerate(graph.nodes)}
+    for node in rank:
         written = _mutated(node)
         if written is None:
             continue
@@ -277,11 +277,9 @@ def _rename_in_place(graph: fx.Graph) -> None:
                 f"The operation {node.target} writes into its argument and has no form that does "
                 "not; replace it in the model, or build the chain with Chain.from_parts."
             )
-        seen = False
-        for user in graph.nodes:
-            if seen and user in written.users:
+        for user in list(written.users):
+            if rank[user] > rank[node]:
                 user.replace_input_with(written, node)
-            seen = seen or user is node
         node.target = functional
 
 
