@@ -7,6 +7,7 @@ the pieces; :func:`unravel` puts them together and proves the chain.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,7 @@ from ensemble_view.discovery.cutting import cut
 from ensemble_view.discovery.dataflow import Flow, carries_data, flow_from
 from ensemble_view.discovery.evaluation import evaluating
 from ensemble_view.discovery.granularity import Granularity, group_spans
+from ensemble_view.discovery.places import first_difference, where_the_trunk_is_lost
 from ensemble_view.discovery.provenance import Provenance, trace_provenance
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.sites import modes_on, unwrapped
@@ -131,7 +133,7 @@ def _unravel(
     captured = capture(model, arguments, output)
     flow, spans, additions = _find(captured, plain=plain)
     if not spans:
-        raise DiscoveryError(_nothing_found(model, additions, plain=plain))
+        raise DiscoveryError(_nothing_found(model, flow, additions, plain=plain))
     groups = group_spans(flow, spans, model, granularity)
     chain = replace(
         cut(captured, flow, groups),
@@ -220,18 +222,25 @@ def _starts(captured: Capture) -> list[fx.Node]:
     return starts
 
 
-def _nothing_found(model: nn.Module, additions: list[Addition], *, plain: bool) -> str:
+def _nothing_found(model: nn.Module, flow: Flow, additions: list[Addition], *, plain: bool) -> str:
     name = type(model).__name__
     if plain:
         return (
             f"{name} has no convolution on the way that every path takes; there is no unit to "
             "delete. Build the chain by hand with Chain.from_parts(stem, blocks, head)."
         )
-    seen = f"none of its {len(additions)} additions is one" if additions else "it adds nothing"
-    first = f" (the first, {additions[0].place}: {additions[0].reason})" if additions else ""
+    otherwise = (
+        "For a net without shortcuts use plain=True (--plain), which takes its "
+        "conv-norm-activation units as the chain"
+    )
+    if not additions:
+        return f"{name} has no residual block: it adds nothing. {otherwise}."
+    last = additions[-1]
+    where = where_the_trunk_is_lost(flow)
     return (
-        f"{name} has no residual block: {seen}{first}. For a net without shortcuts use plain=True "
-        "(--plain), which takes its conv-norm-activation units as the chain."
+        f"{name} has no residual block: none of its {len(additions)} additions is one (the last, "
+        f"{last.place}: {last.reason}). {where}{' ' if where else ''}{otherwise}; else build the "
+        "chain by hand with Chain.from_parts(stem, blocks, head)."
     )
 
 
@@ -296,26 +305,32 @@ def _prove(
     known: Any,
 ) -> None:
     """Hold a chain against its model; ``known`` is what the model returns on the example."""
+    outputs: list[Tensor] = []
     with evaluating(model), torch.no_grad():
         for batch in (arguments, _other_batch(arguments)):
             expected = pick(known if batch is arguments else _run(model, batch))
             try:
                 found = _run(chain, batch)
             except RuntimeError as error:
+                where = first_difference(chain, model, _copied(batch), math.inf)
                 raise DiscoveryError(
                     f"The chain of {type(model).__name__} fails on a batch of another size "
-                    f"({_describe(batch)}): {str(error).splitlines()[0]}. The model's code depends "
-                    "on the batch size; build the chain by hand with Chain.from_parts."
+                    f"({_describe(batch)}): {str(error).splitlines()[0]}. {where} The model's code "
+                    "depends on the batch size; build the chain by hand with "
+                    "Chain.from_parts(stem, blocks, head)."
                 ) from error
-            whole = found if batch is arguments else whole
+            outputs.append(found)
             scale = float(expected.abs().max()) or 1.0
             tolerance = 1e-10 if expected.dtype == torch.float64 else 1e-4
             error_size = float((found - expected).abs().max()) / scale
             if not error_size <= tolerance:
+                where = first_difference(chain, model, _copied(batch), tolerance)
                 raise DiscoveryError(
-                    f"The chain of {type(model).__name__} does not equal it: outputs differ by "
-                    f"{error_size:.2g} of the largest one. The model was not found apart rightly; "
-                    "build the chain by hand with Chain.from_parts(stem, blocks, head)."
+                    f"The chain of {type(model).__name__} does not equal it on a batch of "
+                    f"{_describe(batch)}: outputs differ by {error_size:.2g} of the largest one. "
+                    f"{where} The model's code there does something else than when it was "
+                    "exported; change it, or build the chain by hand with Chain.from_parts(stem, "
+                    "blocks, head)."
                 )
         x, context = chain.stem(*arguments[0], **arguments[1])
         for block in chain.blocks:
@@ -323,7 +338,7 @@ def _prove(
                 x = chain.links[block.index](x, context)
             x = block.deleted(x, context) if block.deletable else block(x, context)
         if any(block.deletable for block in chain.blocks) and torch.equal(
-            whole, chain.head(x, context)
+            outputs[0], chain.head(x, context)
         ):
             raise DiscoveryError(
                 f"Cutting all branches of {type(model).__name__} changes nothing in its output: "

@@ -209,7 +209,11 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     bound = inspect.signature(model.forward).bind(*shapes[0], **shapes[1])
     dynamic = dict(bound.arguments)
 
+    reached: Site | None = None
+
     def annotate(site: Site, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal reached
+        reached = site
         with torch.fx.traceback.annotate({_SITE: site}):
             return function(*args, **kwargs)
 
@@ -218,9 +222,10 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = "" if reached is None else f" The last operation reached was {reached}."
         raise DiscoveryError(
-            f"torch.export could not trace {type(model).__name__}: {reason} Build the chain by "
-            "hand with Chain.from_parts(stem, blocks, head)."
+            f"torch.export could not trace {type(model).__name__}: {reason}{where} Build the chain "
+            "by hand with Chain.from_parts(stem, blocks, head)."
         ) from error
 
 
