@@ -30,7 +30,7 @@ from ensemble_view.bench import Overhead, overhead
 
 SEED = 0
 BATCH = 32
-ROUNDS = 5
+ROUNDS = 3
 LIMIT = 1.10
 
 Made = tuple[nn.Module, Tensor]
@@ -96,7 +96,10 @@ def run(
         The figures of each model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = {name: measure(make, batch=batch, rounds=rounds) for name, make in models.items()}
+    found = {}
+    for name, make in models.items():
+        found[name] = measure(make, batch=batch, rounds=rounds)
+        print(f"{name}\n{found[name]}\n", flush=True)
     (folder / "summary.md").write_text(_summary(found))
     return found
 
@@ -150,4 +153,3 @@ def _processor() -> str:
 if __name__ == "__main__":
     target = Path(__file__).with_suffix("")
     run(target)
-    print((target / "summary.md").read_text())

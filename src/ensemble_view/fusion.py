@@ -207,7 +207,10 @@ def _optimised(part: fx.GraphModule) -> fx.GraphModule:
     for node in graph.find_nodes(op="get_attr"):
         tensors[str(node.target)] = getattr(part, str(node.target)).detach().clone()
     for node in list(graph.nodes):
-        if node.target is aten.batch_norm.default:
+        if node.target is aten.view.default:
+            # Values lie otherwise here than they do in the model: not every view is possible.
+            node.target = aten.reshape.default
+        elif node.target is aten.batch_norm.default:
             _fold_batch_norm(graph, node, tensors)
         elif node.target is aten.linear.default:
             _transpose_afterwards(graph, node)
@@ -294,7 +297,7 @@ def _is_fresh(node: fx.Node) -> bool:
     """Whether a value's memory is read by its one user and by nothing else."""
     if len(node.users) > 1:
         return False
-    if node.target is aten.view.default:
+    if node.target is aten.reshape.default:
         return _is_fresh(cast("fx.Node", node.args[0]))
     return node.target in _FRESH
 

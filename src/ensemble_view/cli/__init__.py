@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 import ensemble_view
 from ensemble_view.bench import bench as run_bench
+from ensemble_view.bench import overhead as run_overhead
 from ensemble_view.checkpoints import Checkpoint, load_checkpoint
 from ensemble_view.cli.options import (
     Arch,
@@ -41,11 +42,14 @@ from ensemble_view.cli.options import (
     Std,
     TrustPickle,
 )
+from ensemble_view.cli.progress import stages
 from ensemble_view.datasets import LabelledData, open_data
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.results.files import prepare_folder
 from ensemble_view.studies import prepare_lesions
+from ensemble_view.studies.inspection import Inspection
 from ensemble_view.studies.inspection import inspect as run_inspect
+from ensemble_view.studies.inspection_cache import cached_inspection
 from ensemble_view.studies.subject import examine
 from ensemble_view.training import Progress as TrainingProgress
 from ensemble_view.training import train as run_train
@@ -163,6 +167,12 @@ def inspect(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say of every addition why it is or is not a block.")
     ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", "--no-cache", help="Look anew at an architecture that was looked at before."
+        ),
+    ] = False,
     data: Data = None,
     limit: Limit = 256,
     plain: Plain = False,
@@ -183,7 +193,8 @@ def inspect(
     """Show the blocks of a net: module, shapes, shortcut, parameters, FLOPs, size of the branch.
 
     Without data, an image of the size the checkpoint names is made up, and the size of the
-    branches is left out.
+    branches is left out; what was found is then kept in ~/.cache/ensemble_view by a hash of the
+    architecture, and printed at once the next time.
 
     Example:  ensemble-view inspect digits-resnet110 --explain
     """
@@ -192,15 +203,32 @@ def inspect(
         labelled = _open(
             checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
         )
-        found = run_inspect(examine(checkpoint, labelled, plain=plain, granularity=granularity))
+        with stages() as begin:
+            subject = examine(
+                checkpoint, labelled, plain=plain, granularity=granularity, progress=begin
+            )
+            begin("measure the branches")
+            found = run_inspect(subject)
     else:
         shape = checkpoint.input_shape or _guessed_shape(checkpoint)
         weights = next(checkpoint.model.parameters())
-        images = torch.zeros(2, *shape, device=weights.device, dtype=weights.dtype)
-        chain = ensemble_view.unravel(
-            checkpoint.model, images.normal_(), plain=plain, granularity=granularity
+        images = torch.zeros(2, *shape, device=weights.device, dtype=weights.dtype).normal_()
+
+        def look() -> Inspection:
+            with stages() as begin:
+                return run_inspect(
+                    ensemble_view.unravel(
+                        checkpoint.model,
+                        images,
+                        plain=plain,
+                        granularity=granularity,
+                        progress=begin,
+                    )
+                )
+
+        found = cached_inspection(
+            checkpoint.model, images, look, plain=plain, granularity=granularity, fresh=fresh
         )
-        found = run_inspect(chain)
     if as_json:
         typer.echo(found.to_json())
         return
@@ -296,6 +324,14 @@ def bench(
     hooks: Annotated[
         bool, typer.Option("--hooks", help="Also time a forward pass per plan.")
     ] = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Instead, time the engine's block evaluations against the model's own blocks, on "
+            "batches of this size.",
+        ),
+    ] = None,
     arch: Arch = None,
     trust_pickle: TrustPickle = False,
 ) -> None:
@@ -308,8 +344,11 @@ def bench(
     """
     checkpoint = _load(model, arch, trust_pickle, "cpu")
     shape = checkpoint.input_shape or _guessed_shape(checkpoint)
-    images = torch.randn(128, *shape, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(batch_size or 128, *shape, generator=torch.Generator().manual_seed(0))
     chain = ensemble_view.unravel(checkpoint.model, images[:2])
+    if batch_size is not None:
+        typer.echo(repr(run_overhead(chain, images, rounds=rounds)))
+        return
     typer.echo(repr(run_bench(chain, images, rounds=rounds, hooks=hooks)))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -36,6 +36,9 @@ from ensemble_view.sites import modes_on, unwrapped
 
 __all__ = ["Example", "Granularity", "Provenance", "count_blocks", "unravel", "unravel_arguments"]
 
+Progress: TypeAlias = Callable[[str], None]
+"""Told the name of each stage as it begins."""
+
 
 def unravel(
     model: nn.Module,
@@ -44,6 +47,7 @@ def unravel(
     plain: bool = False,
     granularity: Granularity = "block",
     output: str | int | None = None,
+    progress: Progress | None = None,
 ) -> Chain:
     """Take a residual net apart into stem, blocks, links and head.
 
@@ -62,6 +66,7 @@ def unravel(
             feed-forward branch) are one block; ``branch``: each is one.
         output: Which of several outputs to follow, by key or position; by default ``logits``, else
             the first floating-point tensor.
+        progress: Told the name of each stage as it begins.
 
     Returns:
         The chain. It shares the model's parameters; unravel again after moving the model to
@@ -78,7 +83,12 @@ def unravel(
         (8, Block(2, 'layer2.0', projection, 64×16×16 → 128×8×8))
     """
     return unravel_arguments(
-        model, as_arguments(example), plain=plain, granularity=granularity, output=output
+        model,
+        as_arguments(example),
+        plain=plain,
+        granularity=granularity,
+        output=output,
+        progress=progress,
     )
 
 
@@ -89,6 +99,7 @@ def unravel_arguments(
     plain: bool = False,
     granularity: Granularity = "block",
     output: str | int | None = None,
+    progress: Progress | None = None,
 ) -> Chain:
     """Do the same for an example that is split into positional and keyword arguments.
 
@@ -98,6 +109,7 @@ def unravel_arguments(
         plain: As for :func:`unravel`.
         granularity: As for :func:`unravel`.
         output: As for :func:`unravel`.
+        progress: As for :func:`unravel`.
 
     Returns:
         The chain.
@@ -118,7 +130,14 @@ def unravel_arguments(
         )
     with torch.inference_mode(False):
         arguments = _copied(arguments)
-        return _unravel(model, arguments, plain=plain, granularity=granularity, output=output)
+        return _unravel(
+            model,
+            arguments,
+            plain=plain,
+            granularity=granularity,
+            output=output,
+            progress=progress or (lambda stage: None),
+        )
 
 
 def _unravel(
@@ -128,19 +147,25 @@ def _unravel(
     plain: bool,
     granularity: Granularity,
     output: str | int | None,
+    progress: Progress,
 ) -> Chain:
+    progress("run the model twice")
     known = _check_deterministic(model, arguments)
+    progress("export its graph")
     captured = capture(model, arguments, output)
+    progress("find the blocks")
     flow, spans, additions = _find(captured, plain=plain)
     if not spans:
         raise DiscoveryError(_nothing_found(model, flow, additions, plain=plain))
     groups = group_spans(flow, spans, model, granularity)
+    progress("cut the chain")
     chain = replace(
         cut(captured, flow, groups),
         model=model,
         additions=tuple(additions),
         provenance=trace_provenance(captured, flow, groups),
     )
+    progress("prove the chain equal to the model")
     _prove(chain, model, arguments, captured.pick, known)
     return chain
 
