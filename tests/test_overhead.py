@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import VisionTransformer
 
-from cases import images, small
-from ensemble_view import Block, Chain, Compose, Delete, Swap, unravel
+from cases import error, images, small
+from ensemble_view import Block, Chain, Compose, Delete, Engine, Swap, edited, unravel
 from ensemble_view.bench import overhead
 from ensemble_view.errors import MeasurementError
+from ensemble_view.plan import bind
 from layers import wake
 from nets import RootLoop
 from state import unchanged
@@ -81,6 +83,24 @@ def test_both_layouts_are_tried_on_images_and_a_moved_block_counts_where_it_is()
     moved = unravel(layers, images())
     with pytest.raises(MeasurementError, match=r"^No block of RootLoop is a module of its own"):
         overhead(moved, images(), [Swap(0, 1)])
+
+
+def test_layers_that_read_one_size_are_modules_of_their_own():
+    """The size is computed in the first layer's code, and in each layer's when it runs alone."""
+    layers = {"num_layers": 3, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+    model = wake(VisionTransformer(8, 4, **layers).double())
+    batch = images()
+    chain = unravel(model, batch)
+    names = [f"encoder.layers.encoder_layer_{index}" for index in range(3)]
+    assert [block.module for block in chain.provenance.blocks] == names
+    plan = bind(Swap(0, 2), chain.outline)
+    ((_, engine),) = Engine(chain, [plan]).logits(batch)
+    with torch.no_grad():
+        full = model(batch)
+        with edited(chain, Swap(0, 2)):
+            hooks = model(batch)
+    assert error(engine, hooks) <= 1e-10
+    assert error(hooks, full) >= 1e-3
 
 
 def test_a_chain_from_parts_has_no_eager_blocks():
