@@ -100,7 +100,8 @@ def run(
     for name, make in models.items():
         found[name] = measure(make, batch=batch, rounds=rounds)
         print(f"{name}\n{found[name]}\n", flush=True)
-    (folder / "summary.md").write_text(_summary(found))
+        # After each model, so that a run that is stopped keeps what it measured.
+        (folder / "summary.md").write_text(_summary(found))
     return found
 
 
