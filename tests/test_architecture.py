@@ -43,7 +43,7 @@ ALLOWED: dict[str, str] = {
     # What puts it all together.
     "studies": "calibration chain checkpoints datasets discovery engine errors interventions"
     " plan results",
-    "bench": "chain engine errors fusion hooks interventions plan",
+    "bench": "chain discovery engine errors fusion hooks interventions plan",
     "cli": "bench checkpoints datasets discovery errors results studies training",
 }
 

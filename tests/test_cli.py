@@ -151,6 +151,14 @@ def test_bench_prints_the_ratio_and_the_bound(folder, capsys):
         assert row in text
 
 
+def test_bench_at_one_batch_size_holds_the_engine_against_the_models_own_blocks(folder, capsys):
+    words = ("--rounds", 1, "--batch-size", 6)
+    assert run("bench", folder / "resnet8.pt", *words) == 0
+    text = capsys.readouterr().out
+    assert "4 plans, 6 block evaluations, batches of 6" in text
+    assert "the same block evaluations by the engine" in text
+
+
 def _file(tmp_path: Path, kind: str, folder: Path) -> list[object]:
     """The words after ``lesion`` for one kind of bad input."""
     net = folder / "resnet8.pt"

@@ -265,7 +265,12 @@ class TestNames:
         expected = pixels.reshape(6, *shape[1:3], -1)[4, 3, 2, 0] / 255
         assert inputs[4, 0, 3, 2].item() == pytest.approx(expected)
 
+    def test_default_root_lies_in_the_folder_of_caches(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert default_root() == tmp_path / "ensemble_view"
+
     def test_default_root_lies_in_the_home_folder(self, monkeypatch, tmp_path):
+        monkeypatch.delenv("XDG_CACHE_HOME")
         monkeypatch.setenv("HOME", str(tmp_path))
         assert default_root() == tmp_path / ".cache" / "ensemble_view"
 

@@ -19,7 +19,7 @@ from ensemble_view import Block, Chain, Delete, edited, unravel
 from ensemble_view.discovery import unravel_arguments
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.models import build
-from layers import conv, wake
+from layers import Body, conv, wake
 from state import unchanged
 
 
@@ -329,3 +329,25 @@ def test_numbers_in_a_batch_do_not_decide_what_is_found():
     for batch in (torch.zeros(2, 3, 8, 8).double(), 1e6 * images()):
         assert [block.name for block in unravel(model, batch)] == list(stages(1, 1, 1))
     assert np.isfinite(model(images()).detach().numpy()).all()
+
+
+class DropsView(Body):
+    """In-place dropout writes over a view, but in evaluation mode it does nothing."""
+
+    def body(self, x):
+        return x + self.first(x)
+
+    def forward(self, x):
+        pooled = self.body(self.stem(x)).mean((2, 3), keepdim=True).flatten(1)
+        return self.head(F.dropout(pooled, 0.5, training=self.training, inplace=True))
+
+
+def test_dropout_that_does_nothing_asks_for_no_second_trace(monkeypatch):
+    def unexpected(*args, **kwargs):
+        raise AssertionError("traced again")
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", unexpected)
+    model = wake(DropsView())
+    with unchanged(model):
+        chain = unravel(model, images())
+    assert [block.name for block in chain] == ["first"]

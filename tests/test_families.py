@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 pytest.importorskip("timm", reason="needs the extra timm")
-pytest.importorskip("transformers", reason="needs the extra transformers")
+transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
 
 FAMILIES = Path(__file__).parent / "families"
 sys.path.insert(0, str(FAMILIES))
@@ -148,3 +148,25 @@ def test_torch_transformer_layers_are_blocks_and_keep_their_fast_path():
     with torch.no_grad():
         assert torch.allclose(found, shorter(inputs), atol=1e-10, rtol=0)
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_the_work_of_finding_blocks_does_not_grow_with_every_size_that_is_read(monkeypatch):
+    """Views by the size of the tokens, and their masks, are no starts of the trunk."""
+    import ensemble_view.discovery as discovery
+
+    counts = []
+    for layers in (2, 4):
+        config = transformers.GPT2Config(n_layer=layers, n_embd=8, n_head=2, vocab_size=20)
+        model = transformers.GPT2LMHeadModel(config).eval()
+        for parameter in model.parameters():
+            parameter.data += 0.2
+        calls: list[object] = []
+        with monkeypatch.context() as patch:
+            found = discovery.flow_from
+            patch.setattr(
+                discovery, "flow_from", lambda *nodes: calls.append(nodes) or found(*nodes)
+            )
+            tokens = torch.randint(0, 20, (2, 6), generator=torch.Generator().manual_seed(0))
+            assert len(unravel_arguments(model, ((tokens,), {}))) == layers
+        counts.append(len(calls))
+    assert counts[0] == counts[1] <= 3

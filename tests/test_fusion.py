@@ -170,3 +170,89 @@ def test_the_engine_keeps_the_weights_that_it_was_made_with():
         assert error(model(batch), before) > BITE
     ((_, after),) = engine.logits(batch)
     assert torch.equal(after, before)
+
+
+class Attending(torch.nn.Module):
+    """Attention over the first dimension, so that the batch, which comes first, is transposed."""
+
+    def __init__(self, written):
+        super().__init__()
+        self.written = written
+        self.stem, self.head = torch.nn.Linear(6, 8), torch.nn.Linear(8, 5)
+        self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(8) for _ in range(3))
+        self.mixing = torch.nn.ModuleList(
+            torch.nn.MultiheadAttention(8, 2, batch_first=True)
+            if written == "attention"
+            else torch.nn.Linear(4 if written == "last" else 8, 4 if written == "last" else 8)
+            for _ in range(3)
+        )
+
+    def mix(self, layer, h):
+        if self.written == "attention":
+            return layer(h, h, h, need_weights=False)[0]
+        if self.written == "permuted":
+            return layer(h.permute(1, 0, 2)).tanh().permute(1, 0, 2)
+        # A linear layer that mixes what was transposed into the last dimension stays where it is.
+        return layer(h.transpose(-1, 1)).tanh().mul(0.5).transpose(-1, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for norm, layer in zip(self.norms, self.mixing, strict=True):
+            x = x + self.mix(layer, norm(x))
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize(("written", "moved"), [("attention", 1), ("permuted", 1), ("last", 0)])
+def test_linear_layers_run_on_rows_as_they_lie_and_equal_the_hooks(written, moved):
+    model = wake(Attending(written).double())
+    batch = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    chain = unravel(model, batch)
+    transpositions = {"aten.transpose.int", "aten.permute.default"}
+
+    def on_transposed(part):
+        return sum(
+            str(node.target) == "aten.linear.default" and str(node.args[0].target) in transpositions
+            for node in part.graph.nodes
+        )
+
+    for block, fast in zip(chain, fuse(chain).blocks, strict=True):
+        assert on_transposed(block.branch) == 1
+        assert on_transposed(fast.kept) == 1 - moved
+    interventions = [Compose(), Delete(1), Swap(0, 2)]
+    plans = [bind(intervention, chain.outline) for intervention in interventions]
+    found = dict(Engine(chain, plans).logits(batch))
+    whole = found[0]
+    for number, intervention in enumerate(interventions):
+        with torch.no_grad(), edited(chain, intervention):
+            expected = model(batch)
+        assert error(found[number], expected) <= EXACT
+        assert number == 0 or error(expected, whole) >= BITE
+
+
+class Activations(nets.Net):
+    """Everything that may be written over, of values that are read once, twice, or viewed."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            h = block(x)
+            once = torch.sigmoid(torch.nn.functional.gelu(h.view(h.shape[0], -1)) * 1.5)
+            twice = torch.tanh(h * 0.5)
+            x = x + (once.view(x.shape) * twice + (twice + 1.0) * h)
+        return self.head(x.mean((2, 3)))
+
+
+def test_only_what_nothing_else_reads_is_written_over():
+    model = wake(Activations())
+    chain = unravel(model, images())
+    fused = fuse(chain)
+    written = [name for name in operations(fused.blocks[0].kept) if "_." in name]
+    assert {"aten.gelu_.default", "aten.mul_.Tensor", "aten.sigmoid_.default"} & set(written)
+    with torch.inference_mode():
+        x, context = fused.stem(images())
+        for block, fast in zip(chain, fused.blocks, strict=True):
+            before = x.clone()
+            for _ in range(2):
+                assert error(fast.kept(x, context), block(before.contiguous(), context)) <= EXACT
+            assert torch.equal(x, before)
+            x = fast.kept(x, context)

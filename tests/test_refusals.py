@@ -42,10 +42,38 @@ class Adapting(Body):
 
 
 class Stubborn(Body):
-    """Its code depends on the size of the batch."""
+    """The code of its second block depends on the size of the batch."""
 
     def body(self, x):
-        return x + self.first(x) * (2.0 if x.shape[0] == 2 else 1.0)
+        x = x + self.first(x)
+        return x + self.second(x) * (2.0 if x.shape[0] == 2 else 1.0)
+
+
+class Narrow(Body):
+    """Its second block is written for the size of the batch that it was exported with."""
+
+    def body(self, x):
+        x = x + self.first(x)
+        half = x.shape[0] // 2
+        if x.shape[0] == 2:
+            return x + self.second(x[: x.shape[0]].view(2, 4, 8, 8))
+        return x + self.second(x) + half
+
+
+class Lost(Body):
+    """Its streams part after the stem and meet again in a sum of two branches."""
+
+    def body(self, x):
+        first, second = F.relu(self.first(x)), F.relu(self.second(x))
+        return F.relu(first + second) + F.relu(first * second)
+
+
+class Untraceable(Body):
+    """Its code asks for a value."""
+
+    def body(self, x):
+        h = self.first(x)
+        return x + h if float(h.mean()) > 100 else x
 
 
 class IntegersOnly(nn.Module):
@@ -115,7 +143,32 @@ REFUSALS: list[tuple[Callable[[], nn.Module], Any, dict[str, Any], str]] = [
         lambda: wake(Stubborn()),
         images,
         {},
-        "^The chain of Stubborn does not equal it: outputs differ by .* of the largest one",
+        r"^The chain of Stubborn does not equal it on a batch of float64 \(3, 3, 8, 8\): outputs "
+        r"differ by .* of the largest one\. They part in block 1 \(block\), which ends at the "
+        r"model itself: add 2\. The model's code there does something else than when it was",
+    ),
+    (
+        lambda: wake(Narrow()),
+        images,
+        {},
+        r"^The chain of Narrow fails on a batch of another size \(float64 \(3, 3, 8, 8\)\): .*\. "
+        r"It fails in block 1 \(block\), which ends at the model itself: add 2\. The model's code",
+    ),
+    (
+        lambda: wake(Lost()),
+        images,
+        {},
+        r"^Lost has no residual block: none of its 2 additions is one \(the last, the model "
+        r"itself: add 2: a merge: every summand passes a nonlinearity\)\. The values that every "
+        r"path passes are lost after stem: conv2d; the next one is the model itself: add 2, with "
+        r"\d+ values in between\. For a net without shortcuts use plain=True",
+    ),
+    (
+        lambda: wake(Untraceable()),
+        images,
+        {},
+        r"^torch\.export could not trace Untraceable: .* The last operation reached was the model "
+        r"itself: .*\. Build the chain by hand with Chain\.from_parts\(stem, blocks, head\)\.$",
     ),
     (
         small,

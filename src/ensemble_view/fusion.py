@@ -2,10 +2,11 @@
 
 Each block becomes one function for the kept and one for the deleted block. In their graphs,
 BatchNorm in evaluation mode is folded into the convolution before it (w' = w γ/√(σ²+ε), b' = β +
-(b - μ) γ/√(σ²+ε); computed in float64), elementwise operations overwrite intermediate values that
-nothing else reads, and convolution weights lie channels-last. (One operation for an addition and
-the ReLU after it would save next to nothing, and torch's makes 0 of NaN.) The model's own tensors
-are never written to.
+(b - μ) γ/√(σ²+ε); computed in float64), a linear layer runs before a transposition that leaves the
+last dimension alone (its product is then one of two matrices), elementwise operations overwrite
+intermediate values that nothing else reads, and convolution weights lie channels-last. (One
+operation for an addition and the ReLU after it would save next to nothing, and torch's makes 0 of
+NaN.) The model's own tensors are never written to.
 """
 
 from __future__ import annotations
@@ -24,22 +25,28 @@ __all__ = ["FusedBlock", "FusedChain", "fuse"]
 aten = torch.ops.aten
 
 _CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
-# Operations whose result is a tensor of its own, so that it may be overwritten once it is read.
-_FRESH = {
-    *_CONVOLUTIONS,
-    aten.batch_norm.default,
-    aten.add.Tensor,
-    aten.mul.Tensor,
-    aten.relu.default,
-    aten.relu_.default,
-    aten.add_.Tensor,
-    aten.linear.default,
-}
+_TRANSPOSITIONS = {aten.transpose.int, aten.permute.default}
 _IN_PLACE: dict[Any, Any] = {
     aten.relu.default: aten.relu_.default,
     aten.silu.default: aten.silu_.default,
     aten.hardswish.default: aten.hardswish_.default,
+    aten.gelu.default: aten.gelu_.default,
+    aten.tanh.default: aten.tanh_.default,
+    aten.sigmoid.default: aten.sigmoid_.default,
     aten.add.Tensor: aten.add_.Tensor,
+    aten.mul.Tensor: aten.mul_.Tensor,
+}
+_COMMUTATIVE = {aten.add.Tensor, aten.mul.Tensor}
+# Operations whose result is a tensor of its own, so that it may be overwritten once it is read.
+_FRESH = {
+    *_CONVOLUTIONS,
+    *_IN_PLACE,
+    *_IN_PLACE.values(),
+    aten.batch_norm.default,
+    aten.layer_norm.default,
+    aten.linear.default,
+    aten.addmm.default,
+    aten.pow.Tensor_Scalar,
 }
 
 
@@ -200,8 +207,13 @@ def _optimised(part: fx.GraphModule) -> fx.GraphModule:
     for node in graph.find_nodes(op="get_attr"):
         tensors[str(node.target)] = getattr(part, str(node.target)).detach().clone()
     for node in list(graph.nodes):
-        if node.target is aten.batch_norm.default:
+        if node.target is aten.view.default:
+            # Values lie otherwise here than they do in the model: not every view is possible.
+            node.target = aten.reshape.default
+        elif node.target is aten.batch_norm.default:
             _fold_batch_norm(graph, node, tensors)
+        elif node.target is aten.linear.default:
+            _transpose_afterwards(graph, node)
     graph.eliminate_dead_code()
     for node in graph.nodes:
         if node.target in _CONVOLUTIONS:
@@ -244,20 +256,52 @@ def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, tensors: dict[str, Any]) ->
     graph.erase_node(norm)
 
 
+def _transpose_afterwards(graph: fx.Graph, linear: fx.Node) -> None:
+    """Apply a linear layer to the rows as they lie in memory, and transpose its output instead."""
+    transposed, *weights = linear.args
+    if not isinstance(transposed, fx.Node) or transposed.target not in _TRANSPOSITIONS:
+        return
+    source, *dimensions = transposed.args
+    ndim = transposed.meta["val"].ndim
+    if transposed.target is aten.permute.default:
+        order = [cast("int", d) % ndim for d in cast("list[Any]", dimensions[0])]
+    else:
+        first, second = (cast("int", d) % ndim for d in dimensions)
+        order = list(range(ndim))
+        order[first], order[second] = second, first
+    if order[-1] != ndim - 1:
+        return
+    with graph.inserting_before(linear):
+        before = graph.call_function(aten.linear.default, (source, *weights))
+        after = graph.call_function(aten.permute.default, (before, order))
+    after.meta = dict(linear.meta)
+    linear.replace_all_uses_with(after)
+    graph.erase_node(linear)
+
+
 def _overwrite(node: fx.Node) -> None:
     """Let an elementwise operation write over an operand that nothing else reads."""
-    operands = node.args[:2] if node.target is aten.add.Tensor else node.args[:1]
+    operands = node.args[:2] if node.target in _COMMUTATIVE else node.args[:1]
     # A second operand that is scaled (alpha) cannot change places with the first.
     for position, operand in enumerate(operands if not node.kwargs else operands[:1]):
-        if not isinstance(operand, fx.Node) or operand.target not in _FRESH:
+        if not isinstance(operand, fx.Node) or not _is_fresh(operand):
             continue
         other = operands[1 - position] if len(operands) == 2 else None
-        if len(operand.users) > 1 or other is operand or not _has_room(operand, node):
+        if other is operand or not _has_room(operand, node):
             continue
         if other is not None:
             node.args = (operand, other, *node.args[2:])
         node.target = _IN_PLACE[node.target]
         return
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """Whether a value's memory is read by its one user and by nothing else."""
+    if len(node.users) > 1:
+        return False
+    if node.target is aten.reshape.default:
+        return _is_fresh(cast("fx.Node", node.args[0]))
+    return node.target in _FRESH
 
 
 def _has_room(operand: fx.Node, node: fx.Node) -> bool:

@@ -70,7 +70,7 @@ def awakened(family: str, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model, arguments = _smallest(family, name)
-    model = model.eval().to(dtype)
+    model = model.eval().to(dtype).requires_grad_(False)
     arguments = pytree.tree_map(
         lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, arguments
     )

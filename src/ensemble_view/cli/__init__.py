@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 import ensemble_view
 from ensemble_view.bench import bench as run_bench
+from ensemble_view.bench import overhead as run_overhead
 from ensemble_view.checkpoints import Checkpoint, load_checkpoint
 from ensemble_view.cli.options import (
     Arch,
@@ -41,11 +42,14 @@ from ensemble_view.cli.options import (
     Std,
     TrustPickle,
 )
+from ensemble_view.cli.progress import stages
 from ensemble_view.datasets import LabelledData, open_data
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.results.files import prepare_folder
 from ensemble_view.studies import prepare_lesions
+from ensemble_view.studies.inspection import Inspection
 from ensemble_view.studies.inspection import inspect as run_inspect
+from ensemble_view.studies.inspection_cache import cached_inspection
 from ensemble_view.studies.subject import examine
 from ensemble_view.training import Progress as TrainingProgress
 from ensemble_view.training import train as run_train
@@ -163,6 +167,12 @@ def inspect(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say of every addition why it is or is not a block.")
     ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", "--no-cache", help="Look anew at an architecture that was looked at before."
+        ),
+    ] = False,
     data: Data = None,
     limit: Limit = 256,
     plain: Plain = False,
@@ -183,7 +193,9 @@ def inspect(
     """Show the blocks of a net: module, shapes, shortcut, parameters, FLOPs, size of the branch.
 
     Without data, an example of what the net takes is made up (an image of the size that the
-    checkpoint names, or 32 tokens), and the size of the branches is left out.
+    checkpoint names, or 32 tokens), and the size of the branches is left out; what was found is
+    then kept in ~/.cache/ensemble_view by a hash of the architecture, and printed at once the next
+    time.
 
     Example:  ensemble-view inspect digits-resnet110 --explain
     """
@@ -192,13 +204,29 @@ def inspect(
         labelled = _open(
             checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
         )
-        found = run_inspect(examine(checkpoint, labelled, plain=plain, granularity=granularity))
+        with stages() as begin:
+            subject = examine(
+                checkpoint, labelled, plain=plain, granularity=granularity, progress=begin
+            )
+            begin("measure the branches")
+            found = run_inspect(subject)
     else:
         example = checkpoint.example()
-        chain = ensemble_view.unravel(
-            checkpoint.model, example, plain=plain, granularity=granularity
+
+        def look() -> Inspection:
+            with stages() as begin:
+                chain = ensemble_view.unravel(
+                    checkpoint.model,
+                    example,
+                    plain=plain,
+                    granularity=granularity,
+                    progress=begin,
+                )
+                return run_inspect(chain, example, made_up=True)
+
+        found = cached_inspection(
+            checkpoint.model, example, look, plain=plain, granularity=granularity, fresh=fresh
         )
-        found = run_inspect(chain, example, made_up=True)
     if as_json:
         typer.echo(found.to_json())
         return
@@ -294,6 +322,14 @@ def bench(
     hooks: Annotated[
         bool, typer.Option("--hooks", help="Also time a forward pass per plan.")
     ] = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Instead, time the engine's block evaluations against the model's own blocks, on "
+            "batches of this size.",
+        ),
+    ] = None,
     arch: Arch = None,
     trust_pickle: TrustPickle = False,
 ) -> None:
@@ -305,13 +341,18 @@ def bench(
     Example:  ensemble-view bench resnet56.th
     """
     checkpoint = _load(model, arch, trust_pickle, "cpu")
+    chain = ensemble_view.unravel(checkpoint.model, checkpoint.example())
+    if batch_size is not None:
+        found = run_overhead(chain, checkpoint.example(batch_size), rounds=rounds)
+        typer.echo(repr(found))
+        return
     images = checkpoint.example(128)
     if not isinstance(images, torch.Tensor):
         raise DataError(
-            f"bench times nets that take one tensor; {checkpoint.architecture} takes "
+            f"Without --batch-size, bench times nets that take one tensor; "
+            f"{checkpoint.architecture} takes "
             f"{', '.join(str(each.name) for each in checkpoint.inputs)}."
         )
-    chain = ensemble_view.unravel(checkpoint.model, images[:2])
     typer.echo(repr(run_bench(chain, images, rounds=rounds, hooks=hooks)))
 
 

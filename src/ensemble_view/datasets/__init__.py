@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -43,13 +44,14 @@ def default_root() -> Path:
     """Return the folder where downloaded data sets lie unless another is named.
 
     Returns:
-        `.cache/ensemble_view` in the user's home.
+        `ensemble_view` in the folder that XDG_CACHE_HOME names, else in the user's `.cache`.
 
     Example:
         >>> default_root().name
         'ensemble_view'
     """
-    return Path.home() / ".cache" / "ensemble_view"
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "ensemble_view"
 
 
 def open_data(

@@ -8,9 +8,10 @@ proves the chain.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,9 +27,10 @@ from ensemble_view.discovery.capture import (
     capture,
 )
 from ensemble_view.discovery.cutting import cut
-from ensemble_view.discovery.dataflow import Flow, flow_from
+from ensemble_view.discovery.dataflow import Flow, carries_data, flow_from
 from ensemble_view.discovery.evaluation import evaluating
 from ensemble_view.discovery.granularity import Granularity, group_spans
+from ensemble_view.discovery.places import first_difference, where_the_trunk_is_lost
 from ensemble_view.discovery.provenance import Provenance, trace_provenance
 from ensemble_view.discovery.streams import describe_streams
 from ensemble_view.errors import DiscoveryError
@@ -45,6 +47,9 @@ __all__ = [
     "unravel_arguments",
 ]
 
+Progress: TypeAlias = Callable[[str], None]
+"""Told the name of each stage as it begins."""
+
 
 def unravel(
     model: nn.Module,
@@ -53,6 +58,7 @@ def unravel(
     plain: bool = False,
     granularity: Granularity = "block",
     output: str | int | None = None,
+    progress: Progress | None = None,
 ) -> Chain:
     """Take a residual net apart into stem, blocks, links and head.
 
@@ -71,6 +77,7 @@ def unravel(
             feed-forward branch) are one block; ``branch``: each is one.
         output: Which of several outputs to follow, by key or position; by default ``logits``, else
             the first floating-point tensor.
+        progress: Told the name of each stage as it begins.
 
     Returns:
         The chain. It shares the model's parameters; unravel again after moving the model to
@@ -87,7 +94,12 @@ def unravel(
         (8, Block(2, 'layer2.0', projection, 64×16×16 → 128×8×8))
     """
     return unravel_arguments(
-        model, as_arguments(example), plain=plain, granularity=granularity, output=output
+        model,
+        as_arguments(example),
+        plain=plain,
+        granularity=granularity,
+        output=output,
+        progress=progress,
     )
 
 
@@ -98,6 +110,7 @@ def unravel_arguments(
     plain: bool = False,
     granularity: Granularity = "block",
     output: str | int | None = None,
+    progress: Progress | None = None,
 ) -> Chain:
     """Do the same for an example that is split into positional and keyword arguments.
 
@@ -107,6 +120,7 @@ def unravel_arguments(
         plain: As for :func:`unravel`.
         granularity: As for :func:`unravel`.
         output: As for :func:`unravel`.
+        progress: As for :func:`unravel`.
 
     Returns:
         The chain.
@@ -127,7 +141,14 @@ def unravel_arguments(
         )
     with torch.inference_mode(False):
         arguments = _copied(arguments)
-        return _unravel(model, arguments, plain=plain, granularity=granularity, output=output)
+        return _unravel(
+            model,
+            arguments,
+            plain=plain,
+            granularity=granularity,
+            output=output,
+            progress=progress or (lambda stage: None),
+        )
 
 
 def _unravel(
@@ -137,20 +158,26 @@ def _unravel(
     plain: bool,
     granularity: Granularity,
     output: str | int | None,
+    progress: Progress,
 ) -> Chain:
-    _check_deterministic(model, arguments)
+    progress("run the model twice")
+    known = _check_deterministic(model, arguments)
+    progress("export its graph")
     captured = capture(model, arguments, output)
+    progress("find the blocks")
     flow, spans, additions = _find(captured, plain=plain)
     if not spans:
-        raise DiscoveryError(_nothing_found(model, additions, plain=plain))
+        raise DiscoveryError(_nothing_found(model, flow, additions, plain=plain))
     groups = group_spans(flow, spans, model, granularity)
+    progress("cut the chain")
     chain = replace(
         cut(captured, flow, groups),
         model=model,
         additions=tuple(additions),
         provenance=trace_provenance(captured, flow, groups),
     )
-    _prove(chain, model, arguments, captured.pick)
+    progress("prove the chain equal to the model")
+    _prove(chain, model, arguments, captured.pick, known)
     return chain
 
 
@@ -237,28 +264,43 @@ def _starts(captured: Capture) -> list[fx.Node]:
 
     inputs = [node for node in captured.inputs if node is not None]
     starts = [node for node in inputs if is_float(node)]
-    reached = set(inputs) - set(starts)
+    # What descends from a start is no start of its own, also where a mask or a size meets it; sizes
+    # alone do not descend.
+    descended = set(starts)
+    reached = set(inputs) - descended
     for node in captured.graph.nodes:
-        if node.op == "call_function" and any(n in reached for n in node.all_input_nodes):
+        if node.op != "call_function":
+            continue
+        if not descended.isdisjoint(node.all_input_nodes) and carries_data(node):
+            descended.add(node)
+        elif not reached.isdisjoint(node.all_input_nodes):
             if is_float(node):
                 starts.append(node)
+                descended.add(node)
             else:
                 reached.add(node)
     return starts
 
 
-def _nothing_found(model: nn.Module, additions: list[Addition], *, plain: bool) -> str:
+def _nothing_found(model: nn.Module, flow: Flow, additions: list[Addition], *, plain: bool) -> str:
     name = type(model).__name__
     if plain:
         return (
             f"{name} has no convolution on the way that every path takes; there is no unit to "
             "delete. Build the chain by hand with Chain.from_parts(stem, blocks, head)."
         )
-    seen = f"none of its {len(additions)} additions is one" if additions else "it adds nothing"
-    first = f" (the first, {additions[0].place}: {additions[0].reason})" if additions else ""
+    otherwise = (
+        "For a net without shortcuts use plain=True (--plain), which takes its "
+        "conv-norm-activation units as the chain"
+    )
+    if not additions:
+        return f"{name} has no residual block: it adds nothing. {otherwise}."
+    last = additions[-1]
+    where = where_the_trunk_is_lost(flow)
     return (
-        f"{name} has no residual block: {seen}{first}. For a net without shortcuts use plain=True "
-        "(--plain), which takes its conv-norm-activation units as the chain."
+        f"{name} has no residual block: none of its {len(additions)} additions is one (the last, "
+        f"{last.place}: {last.reason}). {where}{' ' if where else ''}{otherwise}; else build the "
+        "chain by hand with Chain.from_parts(stem, blocks, head)."
     )
 
 
@@ -283,11 +325,12 @@ def _describe(arguments: Arguments) -> str:
     )
 
 
-def _check_deterministic(model: nn.Module, arguments: Arguments) -> None:
+def _check_deterministic(model: nn.Module, arguments: Arguments) -> Any:
+    """Run a model twice and give back what it returns."""
     name = type(model).__name__
     with evaluating(model) as buffers, torch.no_grad():
         try:
-            runs = [pytree.tree_leaves(_run(model, arguments)) for _ in range(2)]
+            outputs = [_run(model, arguments) for _ in range(2)]
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DiscoveryError(
@@ -295,7 +338,7 @@ def _check_deterministic(model: nn.Module, arguments: Arguments) -> None:
                 "example of the size and channels that the model was made for."
             ) from error
         changed = buffers.changed()
-    for first, second in zip(*runs, strict=True):
+    for first, second in zip(*map(pytree.tree_leaves, outputs), strict=True):
         if isinstance(first, Tensor) and not torch.equal(first, second):
             if bool(torch.isnan(first).any()) and bool(torch.isnan(second).any()):
                 raise DiscoveryError(
@@ -311,40 +354,51 @@ def _check_deterministic(model: nn.Module, arguments: Arguments) -> None:
             f"{name} changes its buffers in evaluation mode ({', '.join(changed[:3])}), so that "
             "what it computes depends on what it computed before; freeze them before the analysis."
         )
+    return outputs[0]
 
 
 def _prove(
-    chain: Chain, model: nn.Module, arguments: Arguments, pick: Callable[[Any], Tensor]
+    chain: Chain,
+    model: nn.Module,
+    arguments: Arguments,
+    pick: Callable[[Any], Tensor],
+    known: Any,
 ) -> None:
+    """Hold a chain against its model; ``known`` is what the model returns on the example."""
+    outputs: list[Tensor] = []
     with evaluating(model), torch.no_grad():
         for batch in (arguments, _other_batch(arguments)):
-            expected = pick(_run(model, batch))
+            expected = pick(known if batch is arguments else _run(model, batch))
             try:
                 found = _run(chain, batch)
             except RuntimeError as error:
+                where = first_difference(chain, model, _copied(batch), math.inf)
                 raise DiscoveryError(
                     f"The chain of {type(model).__name__} fails on a batch of another size "
-                    f"({_describe(batch)}): {str(error).splitlines()[0]}. The model's code depends "
-                    "on the batch size; build the chain by hand with Chain.from_parts."
+                    f"({_describe(batch)}): {str(error).splitlines()[0]}. {where} The model's code "
+                    "depends on the batch size; build the chain by hand with "
+                    "Chain.from_parts(stem, blocks, head)."
                 ) from error
+            outputs.append(found)
             scale = float(expected.abs().max()) or 1.0
             tolerance = 1e-10 if expected.dtype == torch.float64 else 1e-4
             error_size = float((found - expected).abs().max()) / scale
             if not error_size <= tolerance:
+                where = first_difference(chain, model, _copied(batch), tolerance)
                 raise DiscoveryError(
-                    f"The chain of {type(model).__name__} does not equal it: outputs differ by "
-                    f"{error_size:.2g} of the largest one. The model was not found apart rightly; "
-                    "build the chain by hand with Chain.from_parts(stem, blocks, head)."
+                    f"The chain of {type(model).__name__} does not equal it on a batch of "
+                    f"{_describe(batch)}: outputs differ by {error_size:.2g} of the largest one. "
+                    f"{where} The model's code there does something else than when it was "
+                    "exported; change it, or build the chain by hand with Chain.from_parts(stem, "
+                    "blocks, head)."
                 )
         x, context = chain.stem(*arguments[0], **arguments[1])
-        full = cut = x
         for block in chain.blocks:
             if block.index in chain.links:
-                full, cut = (chain.links[block.index](v, context) for v in (full, cut))
-            full = block(full, context)
-            cut = block.deleted(cut, context) if block.deletable else block(cut, context)
+                x = chain.links[block.index](x, context)
+            x = block.deleted(x, context) if block.deletable else block(x, context)
         if any(block.deletable for block in chain.blocks) and torch.equal(
-            chain.head(full, context), chain.head(cut, context)
+            outputs[0], chain.head(x, context)
         ):
             raise DiscoveryError(
                 f"Cutting all branches of {type(model).__name__} changes nothing in its output: "

@@ -42,10 +42,9 @@ Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 _SITE = "ensemble_view.site"
 _DROPOUT = {
-    torch.ops.aten.dropout.default,
-    torch.ops.aten.feature_dropout.default,
-    torch.ops.aten.alpha_dropout.default,
-    torch.ops.aten.feature_alpha_dropout.default,
+    getattr(torch.ops.aten, name + written).default
+    for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+    for written in ("", "_")
 }
 
 
@@ -211,7 +210,11 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     bound = inspect.signature(model.forward).bind(*shapes[0], **shapes[1])
     dynamic = dict(bound.arguments)
 
+    reached: Site | None = None
+
     def annotate(site: Site, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal reached
+        reached = site
         with torch.fx.traceback.annotate({_SITE: site}):
             return function(*args, **kwargs)
 
@@ -220,9 +223,10 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = "" if reached is None else f" The last operation reached was {reached}."
         raise DiscoveryError(
-            f"torch.export could not trace {type(model).__name__}: {reason} Build the chain by "
-            "hand with Chain.from_parts(stem, blocks, head)."
+            f"torch.export could not trace {type(model).__name__}: {reason}{where} Build the chain "
+            "by hand with Chain.from_parts(stem, blocks, head)."
         ) from error
 
 
@@ -259,7 +263,7 @@ def _functional(node: fx.Node) -> Any | None:
 def _mutates_a_view(graph: fx.Graph) -> bool:
     for node in graph.nodes:
         written = _mutated(node)
-        if written is None:
+        if written is None or node.target in _DROPOUT:
             continue
         views = [user for user in written.users if _is_view(user)]
         if _is_view(written) or views or _functional(node) is None:
@@ -268,7 +272,8 @@ def _mutates_a_view(graph: fx.Graph) -> bool:
 
 
 def _rename_in_place(graph: fx.Graph) -> None:
-    for node in list(graph.nodes):
+    rank = {node: position for position, node in enumerate(graph.nodes)}
+    for node in rank:
         written = _mutated(node)
         if written is None:
             continue
@@ -278,11 +283,9 @@ def _rename_in_place(graph: fx.Graph) -> None:
                 f"The operation {node.target} writes into its argument and has no form that does "
                 "not; replace it in the model, or build the chain with Chain.from_parts."
             )
-        seen = False
-        for user in graph.nodes:
-            if seen and user in written.users:
+        for user in list(written.users):
+            if rank[user] > rank[node]:
                 user.replace_input_with(written, node)
-            seen = seen or user is node
         node.target = functional
 
 

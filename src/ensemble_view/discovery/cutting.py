@@ -75,10 +75,11 @@ class _Cutter:
         self._captured = captured
         self._flow = flow
         self._context: list[fx.Node] = []
-        inputs = {node for node in captured.inputs if node is not None}
-        self._depends_on_input = {
-            node for node in captured.graph.nodes if ancestors([node]) & inputs
-        }
+        self._rank = {node: position for position, node in enumerate(captured.graph.nodes)}
+        self._depends_on_input = {node for node in captured.inputs if node is not None}
+        for node in captured.graph.nodes:
+            if not self._depends_on_input.isdisjoint(node.all_input_nodes):
+                self._depends_on_input.add(node)
 
     def part(self, source: fx.Node, targets: Sequence[fx.Node]) -> Part:
         """Cut what lies between a trunk value and the sum of the targets."""
@@ -89,8 +90,8 @@ class _Cutter:
         origins = self._origins(source, targets)
         copies: dict[fx.Node, fx.Node] = {source: x}
         tensors: dict[str, Tensor] = {}
-        for node in self._captured.graph.nodes:
-            origin = origins.get(node)
+        for node in sorted(origins, key=self._rank.__getitem__):
+            origin = origins[node]
             if origin is _Origin.ATTRIBUTE:
                 copies[node] = self._attribute(graph, tensors, node)
             elif origin is _Origin.SIZE:
@@ -99,7 +100,7 @@ class _Cutter:
             elif origin is _Origin.CONTEXT:
                 place = self._place_in_context(node)
                 copies[node] = graph.call_function(operator.getitem, (context, place))
-            elif origin is _Origin.COPY:
+            else:
                 copies[node] = graph.node_copy(node, lambda old: copies[old])
         total = copies[targets[0]]
         for target in targets[1:]:
@@ -109,18 +110,17 @@ class _Cutter:
 
     def _origins(self, source: fx.Node, targets: Sequence[fx.Node]) -> dict[fx.Node, _Origin]:
         """Of each value that a part needs, where the part takes it from."""
-        downstream = _descendants(source) & self._flow.members
         found: dict[fx.Node, _Origin] = {}
         waiting = list(targets)
         while waiting:
             node = waiting.pop()
             if node not in found and node is not source:
-                found[node] = self._origin(node, source, downstream)
+                found[node] = self._origin(node, source)
                 if found[node] is _Origin.COPY:
                     waiting.extend(node.all_input_nodes)
         return found
 
-    def _origin(self, node: fx.Node, source: fx.Node, downstream: set[fx.Node]) -> _Origin:
+    def _origin(self, node: fx.Node, source: fx.Node) -> _Origin:
         if node in self._captured.tensors:
             return _Origin.ATTRIBUTE
         if node in self._flow.members:
@@ -132,8 +132,11 @@ class _Cutter:
         if _dimension_of(source, node) is not None:
             return _Origin.SIZE
         read_off = [tensor for tensor in node.all_input_nodes if is_tensor(tensor)]
-        here = all(tensor is source or tensor in downstream for tensor in read_off)
+        here = all(tensor is source or self._is_downstream(tensor, source) for tensor in read_off)
         return _Origin.COPY if here else _Origin.CONTEXT
+
+    def _is_downstream(self, node: fx.Node, source: fx.Node) -> bool:
+        return node in self._flow.members and source in ancestors([node], stop=source)
 
     def stem(self, target: fx.Node) -> Callable[..., tuple[Tensor, Context]]:
         """Cut what lies between the model's arguments and a trunk value, with the context."""
@@ -188,17 +191,6 @@ def _dimension_of(source: fx.Node, node: fx.Node) -> int | None:
         if isinstance(size, torch.SymInt) and size.node.expr == wanted.node.expr:
             return dimension
     return None
-
-
-def _descendants(source: fx.Node) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    waiting = [source]
-    while waiting:
-        for user in waiting.pop().users:
-            if user not in found:
-                found.add(user)
-                waiting.append(user)
-    return found
 
 
 def _module(tensors: dict[str, Tensor], graph: fx.Graph) -> fx.GraphModule:

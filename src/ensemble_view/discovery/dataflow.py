@@ -14,7 +14,7 @@ from torch import fx
 
 from ensemble_view.discovery.capture import is_tensor
 
-__all__ = ["Flow", "ancestors", "between", "flow_from"]
+__all__ = ["Flow", "ancestors", "between", "carries_data", "flow_from"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def flow_from(start: fx.Node, output: fx.Node) -> Flow | None:
     rank: dict[fx.Node, int] = {start: 0}
     dominator: dict[fx.Node, fx.Node] = {}
     for node in start.graph.nodes:
-        if node not in needed or node is start or not (is_tensor(node) or _is_tuple(node)):
+        if node not in needed or node is start or not carries_data(node):
             continue
         sources = [source for source in node.all_input_nodes if source in rank]
         if not sources:
@@ -113,5 +113,13 @@ def flow_from(start: fx.Node, output: fx.Node) -> Flow | None:
     return Flow(start, frozenset(rank), dominator, tuple(reversed(trunk)))
 
 
-def _is_tuple(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), tuple | list)
+def carries_data(node: fx.Node) -> bool:
+    """Tell whether a node's value is a tensor or a tuple, and not a number.
+
+    Args:
+        node: A node of a captured graph.
+
+    Returns:
+        True for what data flow through.
+    """
+    return is_tensor(node) or isinstance(node.meta.get("val"), tuple | list)

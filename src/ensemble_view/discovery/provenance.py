@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from ensemble_view.discovery.blocks import Span
-from ensemble_view.discovery.capture import Capture, is_tensor, site_of
-from ensemble_view.discovery.dataflow import Flow, between
+from ensemble_view.discovery.capture import Capture, site_of
+from ensemble_view.discovery.dataflow import Flow, between, carries_data
 from ensemble_view.discovery.granularity import Group
 from ensemble_view.sites import ModuleCall, Site
 
@@ -86,10 +86,10 @@ def trace_provenance(captured: Capture, flow: Flow, groups: Sequence[Group]) -> 
         for call in site.stack if site is not None else ():
             if node in flow.members:
                 members.setdefault(call, set()).add(node)
-            elif is_tensor(node) and any(_is_outside(user, call) for user in node.users):
+            elif carries_data(node) and any(_is_outside(user, call) for user in node.users):
                 lending.add(call)
     # A module that lends other modules a value (T5's first layer the position bias of all) cannot
-    # change places with them by itself.
+    # change places with them by itself. A size is no such value: each computes it anew.
     members = {call: nodes for call, nodes in members.items() if call not in lending}
     blocks: list[BlockProvenance] = []
     for _, spans in groups:

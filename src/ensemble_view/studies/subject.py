@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -83,6 +83,7 @@ def examine(
     granularity: Granularity = "block",
     limit: int | None = None,
     seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> Subject:
     """Bring a model and data together and unravel the model.
 
@@ -95,6 +96,7 @@ def examine(
         granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
         limit: At most so many examples, class-balanced.
         seed: Of the choice of examples.
+        progress: Told the name of each stage of unravelling as it begins.
 
     Returns:
         The subject of a study.
@@ -120,7 +122,7 @@ def examine(
         chain = model
     else:
         assert module is not None
-        chain = unravel(module, sample, plain=plain, granularity=granularity)
+        chain = unravel(module, sample, plain=plain, granularity=granularity, progress=progress)
     description: dict[str, Any] = {
         "name": type(module).__name__ if module is not None else "parts",
         "blocks": len(chain),

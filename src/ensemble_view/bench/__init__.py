@@ -2,21 +2,22 @@
 
 CPU time of one thread in one process, the things compared taken in turns, so that a drift of the
 machine's speed meets all of them. Beside them the convolutions alone, on tensors of the same
-shapes: the bound that no sharing and no fusing goes below.
+shapes: the bound that no sharing and no fusing goes below. :func:`overhead` holds the engine's
+block evaluations against the same ones by the model's own blocks.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from ensemble_view.bench.conditions import cpu_seconds, evaluation_layouts, one_thread
+from ensemble_view.bench.overhead import Overhead, overhead
 from ensemble_view.chain import Chain
 from ensemble_view.engine import Engine
 from ensemble_view.errors import MeasurementError
@@ -25,7 +26,7 @@ from ensemble_view.hooks import edited_by_plan
 from ensemble_view.interventions import Compose, Delete
 from ensemble_view.plan import Action, Plan, Trie, bind
 
-__all__ = ["Benchmark", "bench"]
+__all__ = ["Benchmark", "Overhead", "bench", "overhead"]
 
 _CONVOLUTIONS = {
     torch.ops.aten.conv1d.default,
@@ -132,7 +133,7 @@ def bench(
     plans = [bind(Compose(), chain.outline)]
     plans += [bind(Delete(b.index), chain.outline) for b in chain if b.deletable]
     engine = Engine(chain, plans)
-    with _one_thread(), _evaluation_layouts(model) as set_layout:
+    with one_thread(), evaluation_layouts(model) as set_layout:
         forwards: dict[str, Callable[[], float]] = {}
         for size in sizes:
             for layout in (torch.contiguous_format, torch.channels_last):
@@ -176,45 +177,6 @@ def bench(
     )
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def _evaluation_layouts(model: nn.Module) -> Iterator[Callable[[torch.memory_format], None]]:
-    """Lend the model in evaluation mode with its weights in a layout that may be changed."""
-    modes = {module: module.training for module in model.modules()}
-    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.ndim == 4]
-    originals = [tensor.data for tensor in tensors]
-
-    def set_layout(layout: torch.memory_format) -> None:
-        for tensor in tensors:
-            tensor.data = tensor.data.contiguous(memory_format=layout)
-
-    try:
-        model.eval()
-        yield set_layout
-    finally:
-        for tensor, original in zip(tensors, originals, strict=True):
-            tensor.data = original
-        for module, training in modes.items():
-            module.training = training
-
-
-def _cpu_seconds(run: Callable[[], Any], repetitions: int, examples: int) -> float:
-    started = time.process_time()
-    for _ in range(repetitions):
-        run()
-    return (time.process_time() - started) / repetitions / examples
-
-
 def _forward(
     model: nn.Module,
     set_layout: Callable[[torch.memory_format], None],
@@ -227,7 +189,7 @@ def _forward(
 
     def run() -> float:
         set_layout(layout)
-        return _cpu_seconds(lambda: model(laid_out), repetitions, len(images))
+        return cpu_seconds(lambda: model(laid_out), repetitions, len(images))
 
     return run
 
@@ -235,7 +197,7 @@ def _forward(
 def _engine(engine: Engine, images: Tensor) -> Callable[[], float]:
     labels = torch.zeros(len(images), dtype=torch.int64)
     batches = [(images, labels)]
-    return lambda: _cpu_seconds(lambda: engine.measure(batches), 1, len(images))
+    return lambda: cpu_seconds(lambda: engine.measure(batches), 1, len(images))
 
 
 def _hooks(chain: Chain, plans: list[Plan], images: Tensor) -> Callable[[], float]:
@@ -245,7 +207,7 @@ def _hooks(chain: Chain, plans: list[Plan], images: Tensor) -> Callable[[], floa
                 assert chain.model is not None
                 chain.model(images)
 
-    return lambda: _cpu_seconds(all_plans, 1, len(images))
+    return lambda: cpu_seconds(all_plans, 1, len(images))
 
 
 class _Recorder(fx.Interpreter):
@@ -286,4 +248,4 @@ def _convolutions(engine: Engine, fused: FusedChain, images: Tensor) -> Callable
                 for function, args in recorded:
                     function(*args)
 
-    return lambda: _cpu_seconds(all_convolutions, 1, len(images))
+    return lambda: cpu_seconds(all_convolutions, 1, len(images))
