@@ -60,8 +60,8 @@ def test_each_block_is_called_as_often_as_the_engine_evaluates_it_and_with_its_o
     # Block 0 is kept once for the first and the last plan; block 1 once more after a deletion.
     assert found.block_evaluations == 1 + 2
     assert (found.plans, found.batch_size, found.left_out) == (3, 6, ())
-    # Recorded, one warm-up, two rounds.
-    assert [layer.calls for layer in model.layers] == [1 + 1 + 2 * 1, 1 + 1 + 2 * 2]
+    # One warm-up, two rounds; what the recording call counted is taken back with all else.
+    assert [layer.calls for layer in model.layers] == [1 + 2 * 1, 1 + 2 * 2]
     for layer in model.layers:
         assert all(torch.equal(value, layer.inputs[0]) for value in layer.inputs)
     assert len(found.ratios) == 2
