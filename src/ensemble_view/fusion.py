@@ -2,8 +2,9 @@
 
 Each block becomes one function for the kept and one for the deleted block. In their graphs,
 BatchNorm in evaluation mode is folded into the convolution before it (w' = w γ/√(σ²+ε), b' = β +
-(b - μ) γ/√(σ²+ε); computed in float64), elementwise operations overwrite intermediate values that
-nothing else reads, and convolution weights lie channels-last. (One operation for an addition and
+(b - μ) γ/√(σ²+ε); computed in float64), what depends on weights alone is computed once, elementwise
+operations overwrite intermediate values that nothing else reads, and convolution weights lie
+channels-last. (One operation for an addition and
 the ReLU after it would save next to nothing, and torch's makes 0 of NaN.) The model's own tensors
 are never written to.
 """
@@ -199,6 +200,7 @@ def _optimised(part: fx.GraphModule) -> fx.GraphModule:
     graph.output(graph.graph_copy(part.graph, {}))
     for node in graph.find_nodes(op="get_attr"):
         tensors[str(node.target)] = getattr(part, str(node.target)).detach().clone()
+    _compute_constants(graph, tensors)
     for node in list(graph.nodes):
         if node.target is aten.batch_norm.default:
             _fold_batch_norm(graph, node, tensors)
@@ -206,11 +208,33 @@ def _optimised(part: fx.GraphModule) -> fx.GraphModule:
     for node in graph.nodes:
         if node.target in _CONVOLUTIONS:
             name = str(cast("fx.Node", node.args[1]).target)
-            if tensors[name].ndim == 4:
+            if name in tensors and tensors[name].ndim == 4:
                 tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
         elif node.target in _IN_PLACE:
             _overwrite(node)
     return fx.GraphModule(tensors, graph)
+
+
+def _compute_constants(graph: fx.Graph, tensors: dict[str, Any]) -> None:
+    """Compute once what depends on the weights alone: parametrised, pruned or converted weights."""
+    for node in list(graph.nodes):
+        sources = node.all_input_nodes
+        if node.op != "call_function" or not sources:
+            continue
+        if any(source.op != "get_attr" for source in sources):
+            continue
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: tensors[str(n.target)])
+        with torch.no_grad():
+            value = node.target(*args, **kwargs)
+        if not isinstance(value, Tensor):
+            continue
+        name = f"constant{len(tensors)}"
+        tensors[name] = value
+        with graph.inserting_before(node):
+            constant = graph.get_attr(name)
+        constant.meta = node.meta
+        node.replace_all_uses_with(constant)
+        graph.erase_node(node)
 
 
 def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, tensors: dict[str, Any]) -> None:

@@ -134,6 +134,7 @@ def edited_by_plan(chain: Chain, plan: Plan) -> Iterator[SiteMode]:
         stack.enter_context(unfused_attention())
         if natively:
             mode = _Edit(model, _delete_at_additions(provenance, plan))
+            mode.calls = tuple(path for index in moved if (path := provenance.blocks[index].module))
             stack.enter_context(_modules_moved(model, provenance, plan))
         else:
             replacement = _Replacement(chain, provenance, plan)
@@ -145,9 +146,26 @@ def edited_by_plan(chain: Chain, plan: Plan) -> Iterator[SiteMode]:
 
 
 class _Edit(SiteMode):
-    """The mode of one edit."""
+    """The mode of one edit.
+
+    ``calls`` are the modules that were exchanged, by the paths where they belong, in the order in
+    which they must now be called.
+    """
 
     moves = False
+    calls: tuple[str, ...] = ()
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        super()._leave_module(module, args, output)
+        if self._stack or output is None:
+            return
+        called = tuple(path for path in self._calls if path in self.calls)
+        if called != self.calls:
+            raise InterventionError(
+                f"The model does not call its blocks ({self.calls[0]}, …) from where they are "
+                "registered, so exchanging them there does not move them; run the plan through the "
+                "engine instead."
+            )
 
 
 def _key(site: Site) -> _Key:
@@ -219,7 +237,10 @@ def _writes_into_first(function: Callable[..., Any]) -> bool:
 @contextmanager
 def _modules_moved(model: nn.Module, provenance: Provenance, plan: Plan) -> Iterator[None]:
     """Put each block's module into the place where the plan runs it, and back."""
-    paths = [block.module for block in provenance.blocks]
+    # A compiled module calls what it was made from, whatever stands in its place.
+    paths = [
+        block.module and block.module.removesuffix("._orig_mod") for block in provenance.blocks
+    ]
     places = {
         path: model.get_submodule(path)
         for index, position in enumerate(plan.order)
@@ -230,6 +251,11 @@ def _modules_moved(model: nn.Module, provenance: Provenance, plan: Plan) -> Iter
         parent, _, name = path.rpartition(".")
         model.get_submodule(parent)._modules[name] = module
 
+    arguments = _Arguments()
+    handles = [
+        module.register_forward_pre_hook(arguments.check, prepend=True, with_kwargs=True)
+        for module in places.values()
+    ]
     try:
         for position, index in enumerate(plan.order):
             place, source = paths[position], paths[index]
@@ -239,6 +265,51 @@ def _modules_moved(model: nn.Module, provenance: Provenance, plan: Plan) -> Iter
     finally:
         for path, module in places.items():
             put(path, module)
+        for handle in handles:
+            handle.remove()
+
+
+class _Arguments:
+    """Sees to it that modules which change places are called alike there.
+
+    What a block is called with beside its input belongs to it and moves along with it; an exchanged
+    module gets what its new place gives.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[Any] | None = None
+        self._called: set[nn.Module] = set()
+
+    def check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Compare a call's arguments, but for the block's input, with those of the last call."""
+        if module in self._called:
+            # The next call of the whole model.
+            self._called, self._known = set(), None
+        self._called.add(module)
+        leaves = pytree.tree_leaves((args, kwargs))
+        first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+        given = [leaf for leaf in leaves if leaf is not first]
+        # What this compares is not the model's own doing.
+        with torch._C.DisableTorchFunction():
+            if self._known is not None and not _are_equal(given, self._known):
+                raise InterventionError(
+                    "Blocks that change places are called with different arguments "
+                    f"({type(module).__name__}), which would not move along with them; run the "
+                    "plan through the engine instead."
+                )
+        self._known = given
+
+
+def _are_equal(given: list[Any], known: list[Any]) -> bool:
+    if len(given) != len(known):
+        return False
+    for one, other in zip(given, known, strict=True):
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            if one is not other and not torch.equal(one, other):
+                return False
+        elif one is not other and one != other:
+            return False
+    return True
 
 
 class _Replacement:

@@ -7,6 +7,7 @@ the pieces; :func:`unravel` puts them together and proves the chain.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,14 +24,25 @@ from ensemble_view.discovery.capture import (
     Example,
     as_arguments,
     capture,
+    is_tensor,
+    unregistered,
 )
 from ensemble_view.discovery.cutting import cut
 from ensemble_view.discovery.dataflow import Flow, flow_from
 from ensemble_view.discovery.evaluation import evaluating
 from ensemble_view.discovery.granularity import Granularity, group_spans
+from ensemble_view.discovery.obstacles import refuse_obstacles
 from ensemble_view.discovery.provenance import Provenance, trace_provenance
+from ensemble_view.discovery.residual_forms import write_as_additions
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.sites import modes_on, unwrapped
+
+_TOLERANCES = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-4,
+    torch.float16: 1e-2,
+    torch.bfloat16: 5e-2,
+}
 
 __all__ = ["Example", "Granularity", "Provenance", "count_blocks", "unravel", "unravel_arguments"]
 
@@ -114,6 +126,7 @@ def unravel_arguments(
             f"{type(model).__name__} is being edited, so it is not itself; unravel it before the "
             "with, and give the chain to edited(...)."
         )
+    refuse_obstacles(model)
     with torch.inference_mode(False):
         arguments = _copied(arguments)
         return _unravel(model, arguments, plain=plain, granularity=granularity, output=output)
@@ -139,7 +152,7 @@ def _unravel(
         additions=tuple(additions),
         provenance=trace_provenance(captured, flow, groups),
     )
-    _prove(chain, model, arguments, captured.pick)
+    _prove(chain, model, arguments, captured.pick, _tolerance(flow))
     return chain
 
 
@@ -161,8 +174,10 @@ def count_blocks(model: nn.Module, arguments: Arguments) -> tuple[int, int, list
 
 def _find(captured: Capture, *, plain: bool) -> tuple[Flow, list[Span], list[Addition]]:
     """Find the blocks from the start that gives most of them."""
-    flows = [flow_from(start, captured.output) for start in _starts(captured)]
-    found = [(flow, *find_residual_blocks(flow)) for flow in flows if flow is not None]
+    flows = _flows(captured)
+    if any([write_as_additions(flow) for flow in flows]):
+        flows = _flows(captured)
+    found = [(flow, *find_residual_blocks(flow)) for flow in flows]
     if not found:
         raise DiscoveryError(
             "The output does not depend on any floating-point input; pass an example with one."
@@ -191,6 +206,11 @@ def _find(captured: Capture, *, plain: bool) -> tuple[Flow, list[Span], list[Add
         )
     units = [(flow, find_units(flow), additions) for flow, _, additions in found]
     return max(units, key=lambda one: len(one[1]))
+
+
+def _flows(captured: Capture) -> list[Flow]:
+    flows = [flow_from(start, captured.output) for start in _starts(captured)]
+    return [flow for flow in flows if flow is not None]
 
 
 def _starts(captured: Capture) -> list[fx.Node]:
@@ -253,13 +273,15 @@ def _check_deterministic(model: nn.Module, arguments: Arguments) -> None:
     with evaluating(model) as buffers, torch.no_grad():
         try:
             runs = [pytree.tree_leaves(_run(model, arguments)) for _ in range(2)]
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        except Exception as error:
             raise DiscoveryError(
-                f"{name} does not run on the example ({_describe(arguments)}): {reason}. Pass an "
-                "example of the size and channels that the model was made for."
+                f"{name} does not run on the example ({_describe(arguments)}): {_reason(error)}. "
+                "Pass an example of the size and channels that the model was made for."
             ) from error
         changed = buffers.changed()
+    for leaf in runs[0]:
+        if dataclasses.is_dataclass(leaf):
+            raise DiscoveryError(unregistered(f"{name} returns", leaf))
     for first, second in zip(*runs, strict=True):
         if isinstance(first, Tensor) and not torch.equal(first, second):
             if bool(torch.isnan(first).any()) and bool(torch.isnan(second).any()):
@@ -278,12 +300,33 @@ def _check_deterministic(model: nn.Module, arguments: Arguments) -> None:
         )
 
 
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].removesuffix(".")
+
+
+def _tolerance(flow: Flow) -> float:
+    """What chain and model may differ by, from the coarsest type on the trunk."""
+    types = {node.meta["val"].dtype for node in flow.trunk if is_tensor(node)}
+    return max(_TOLERANCES.get(dtype, 0.0) for dtype in types)
+
+
 def _prove(
-    chain: Chain, model: nn.Module, arguments: Arguments, pick: Callable[[Any], Tensor]
+    chain: Chain,
+    model: nn.Module,
+    arguments: Arguments,
+    pick: Callable[[Any], Tensor],
+    tolerance: float,
 ) -> None:
     with evaluating(model), torch.no_grad():
         for batch in (arguments, _other_batch(arguments)):
-            expected = pick(_run(model, batch))
+            try:
+                expected = pick(_run(model, batch))
+            except Exception as error:
+                raise DiscoveryError(
+                    f"{type(model).__name__} itself fails on a batch of another size "
+                    f"({_describe(batch)}): {_reason(error)}. Make it take any batch; an exported "
+                    "model is exported again with dynamic_shapes for the first dimension."
+                ) from error
             try:
                 found = _run(chain, batch)
             except RuntimeError as error:
@@ -293,8 +336,7 @@ def _prove(
                     "on the batch size; build the chain by hand with Chain.from_parts."
                 ) from error
             scale = float(expected.abs().max()) or 1.0
-            tolerance = 1e-10 if expected.dtype == torch.float64 else 1e-4
-            error_size = float((found - expected).abs().max()) / scale
+            error_size = float((found.double() - expected.double()).abs().max()) / scale
             if not error_size <= tolerance:
                 raise DiscoveryError(
                     f"The chain of {type(model).__name__} does not equal it: outputs differ by "
