@@ -92,7 +92,11 @@ CASES = [
     Case("lerp gate back", lambda x, f, t: torch.lerp(f, x, 1 - t), _highway),
     Case("highway", lambda x, f, t: t * f + (1 - t) * x, _highway),
     Case("highway, turned", lambda x, f, t: x * (1 - t) + f * t, _highway),
-    Case("highway, carry gate", lambda x, f, t: (1 - t) * f + t * x, lambda x, f, t: f + t * (x - f)),
+    Case(
+        "highway, carry gate",
+        lambda x, f, t: (1 - t) * f + t * x,
+        lambda x, f, t: f + t * (x - f),
+    ),
     Case("highway, three terms", lambda x, f, t: f * t + x - x * t, _highway),
     Case("highway, factored", lambda x, f, t: x + t * (f - x), _highway),
     Case("FloatFunctional", lambda x, f, t: adding.add(x, f), lambda x, f, t: x + f),

@@ -9,6 +9,7 @@ block makes is replaced, where the model makes it, by that of the chain's own pa
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
@@ -141,6 +142,8 @@ def edited_by_plan(chain: Chain, plan: Plan) -> Iterator[SiteMode]:
             mode = _Edit(model, replacement.visit, replacement.begin)
         mode.moves = bool(moved)
         # Compiled code calls no torch functions that a mode could meet.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Using `torch.compile.* when there are global hooks")
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield stack.enter_context(mode)
 
@@ -162,7 +165,7 @@ class _Edit(SiteMode):
         called = tuple(path for path in self._calls if path in self.calls)
         if called != self.calls:
             raise InterventionError(
-                f"The model does not call its blocks ({self.calls[0]}, …) from where they are "
+                f"The model does not call its blocks ({min(self.calls)}, …) from where they are "
                 "registered, so exchanging them there does not move them; run the plan through the "
                 "engine instead."
             )

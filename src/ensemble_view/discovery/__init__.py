@@ -1,8 +1,9 @@
 """From a model to a chain that is proved equal to it, or a refusal that says why.
 
 ``capture`` exports the model into one functional graph whose nodes know their place in the code;
-``dataflow`` finds the trunk; ``blocks`` finds the residual sums on it; ``cutting`` makes a chain of
-the pieces; :func:`unravel` puts them together and proves the chain.
+``dataflow`` finds the trunk; ``residual_forms`` writes what is summed on it as additions;
+``blocks`` finds the residual ones; ``cutting`` makes a chain of the pieces; :func:`unravel` puts
+them together and proves the chain.
 """
 
 from __future__ import annotations
@@ -37,14 +38,17 @@ from ensemble_view.discovery.residual_forms import write_as_additions
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.sites import modes_on, unwrapped
 
+__all__ = ["Example", "Granularity", "Provenance", "count_blocks", "unravel", "unravel_arguments"]
+
+# What chain and model may differ by, in units of the largest output: summands may be added in
+# another order. The most seen over small residual nets and a vision transformer of six layers was
+# 9e-16, 5e-7, 2e-3 and 1.1e-2.
 _TOLERANCES = {
     torch.float64: 1e-10,
     torch.float32: 1e-4,
     torch.float16: 1e-2,
     torch.bfloat16: 5e-2,
 }
-
-__all__ = ["Example", "Granularity", "Provenance", "count_blocks", "unravel", "unravel_arguments"]
 
 
 def unravel(
@@ -60,8 +64,9 @@ def unravel(
     Blocks are same-shape sums on the dominator chain of the output whose summands share a nearest
     common dominator; the shortcut is the summand that reaches it by identity or by linear
     operations only. The chain is proved before it is returned: it equals the model on the example
-    and on a second batch of another size with other values, and cutting all branches changes the
-    output.
+    and on a second batch of another size with other values, to 1e-10 of the largest output in
+    float64, 1e-4 in float32, 1e-2 in float16 and 5e-2 in bfloat16 (the coarsest type on the
+    trunk), and cutting all branches changes the output.
 
     Args:
         model: Any module that ``torch.export`` can trace; left exactly as it was.
@@ -78,8 +83,9 @@ def unravel(
         another device or type.
 
     Raises:
-        DiscoveryError: If the model cannot run on the example, is not deterministic, cannot be
-            exported, has no block, or is not equalled by the chain.
+        DiscoveryError: If the model cannot run on the example, is not deterministic, hides its code
+            or weights (TorchScript, quantised or sharded weights), cannot be exported, has no
+            block, or is not equalled by the chain.
 
     Example:
         >>> import torch, torchvision
@@ -175,7 +181,9 @@ def count_blocks(model: nn.Module, arguments: Arguments) -> tuple[int, int, list
 def _find(captured: Capture, *, plain: bool) -> tuple[Flow, list[Span], list[Addition]]:
     """Find the blocks from the start that gives most of them."""
     flows = _flows(captured)
-    if any([write_as_additions(flow) for flow in flows]):
+    # Every flow has its own trunk, so all are gone through.
+    rewritten = [write_as_additions(flow) for flow in flows]
+    if any(rewritten):
         flows = _flows(captured)
     found = [(flow, *find_residual_blocks(flow)) for flow in flows]
     if not found:
@@ -305,7 +313,7 @@ def _reason(error: Exception) -> str:
 
 
 def _tolerance(flow: Flow) -> float:
-    """What chain and model may differ by, from the coarsest type on the trunk."""
+    """What is allowed for the coarsest type on the trunk."""
     types = {node.meta["val"].dtype for node in flow.trunk if is_tensor(node)}
     return max(_TOLERANCES.get(dtype, 0.0) for dtype in types)
 
@@ -332,7 +340,7 @@ def _prove(
             except RuntimeError as error:
                 raise DiscoveryError(
                     f"The chain of {type(model).__name__} fails on a batch of another size "
-                    f"({_describe(batch)}): {str(error).splitlines()[0]}. The model's code depends "
+                    f"({_describe(batch)}): {_reason(error)}. The model's code depends "
                     "on the batch size; build the chain by hand with Chain.from_parts."
                 ) from error
             scale = float(expected.abs().max()) or 1.0

@@ -22,6 +22,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from ensemble_view.discovery.evaluation import evaluating
+from ensemble_view.discovery.regions import with_regions_inlined
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.sites import Site, SiteMode
 
@@ -172,8 +173,8 @@ def capture(model: nn.Module, arguments: Arguments, output: str | int | None = N
     args, kwargs = arguments
     with evaluating(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = _export(model, args, kwargs)
-        if _inline_regions(program) or _mutates_a_view(program.graph):
+        program = with_regions_inlined(_export(model, args, kwargs))
+        if _mutates_a_view(program.graph):
             program = program.run_decompositions({})
     if program.graph_signature.buffers_to_mutate:
         names = ", ".join(sorted(program.graph_signature.buffers_to_mutate.values())[:3])
@@ -264,21 +265,6 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             f"torch.export could not trace {type(model).__name__}: {reason}. Build the chain by "
             "hand with Chain.from_parts(stem, blocks, head)."
         ) from error
-
-
-def _inline_regions(program: ExportedProgram) -> bool:
-    """Make the next decomposition inline what runs under autocast or another gradient mode.
-
-    Returns:
-        Whether there is anything to inline: the export puts such regions into graphs of their own.
-    """
-    regions = [
-        module for module in program.graph_module.modules() if isinstance(module, fx.GraphModule)
-    ]
-    for region in regions[1:]:
-        # Node by node, so that each keeps its site; autocast's conversions become nodes.
-        region.forward = fx.Interpreter(region).run
-    return len(regions) > 1
 
 
 def _schema(node: fx.Node) -> torch.FunctionSchema | None:

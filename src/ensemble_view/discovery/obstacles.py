@@ -7,9 +7,6 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.ao.nn import quantized
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -17,8 +14,9 @@ from ensemble_view.errors import DiscoveryError
 
 __all__ = ["refuse_obstacles"]
 
+# By name: not every build of torch has these packages, and they take long to import.
 _QUANTISED_LAYERS = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
-_FLOAT_LAYERS = (quantized.FloatFunctional, quantized.FXFloatFunctional)
+_FLOAT_LAYERS = ("FloatFunctional", "FXFloatFunctional")
 _SHARDED = "is sharded over processes; gather the full weights and load them into a plain model."
 _QUANTISED = (
     "is quantised, and its layers cannot be traced; dequantise the model first, or load its "
@@ -27,17 +25,15 @@ _QUANTISED = (
 
 
 def _is_quantised_layer(module: nn.Module) -> bool:
-    defined_in = type(module).__module__
-    return defined_in.startswith(_QUANTISED_LAYERS) and not isinstance(module, _FLOAT_LAYERS)
+    kind = type(module)
+    return kind.__module__.startswith(_QUANTISED_LAYERS) and kind.__name__ not in _FLOAT_LAYERS
 
 
 def _is_quantised_weight(path: str, weight: Tensor) -> bool:
-    if is_traceable_wrapper_subclass(weight):
-        return True
     # A layer's weight of bytes or packed integers; an index table has another name.
-    return path.rpartition(".")[2] == "weight" and (
-        weight.dtype.itemsize == 1 or not (weight.is_floating_point() or weight.is_complex())
-    )
+    is_real = weight.is_floating_point() or weight.is_complex()
+    packed = path.rpartition(".")[2] == "weight" and (weight.dtype.itemsize == 1 or not is_real)
+    return packed or bool(is_traceable_wrapper_subclass(weight))
 
 
 _MODULES: tuple[tuple[Callable[[nn.Module], bool], str], ...] = (
@@ -47,7 +43,7 @@ _MODULES: tuple[tuple[Callable[[nn.Module], bool], str], ...] = (
         "torch.nn.Module that it was made from and load its state_dict.",
     ),
     (_is_quantised_layer, _QUANTISED),
-    (lambda module: isinstance(module, FullyShardedDataParallel), _SHARDED),
+    (lambda module: type(module).__module__.startswith("torch.distributed.fsdp"), _SHARDED),
     (
         lambda module: (
             isinstance(module, nn.parallel.DistributedDataParallel)
@@ -68,7 +64,7 @@ _WEIGHTS: tuple[tuple[Callable[[str, Tensor], bool], str], ...] = (
         "is on the meta device and holds no values (not loaded, or offloaded); load the whole "
         "model into memory first.",
     ),
-    (lambda _, weight: isinstance(weight, DTensor), _SHARDED),
+    (lambda _, weight: hasattr(weight, "device_mesh"), _SHARDED),
     (_is_quantised_weight, _QUANTISED),
 )
 

@@ -1,4 +1,4 @@
-"""Residuals that are not written as a plain ``+`` become additions, so that blocks are found in them.
+"""Residuals that are not written ``+`` become additions, so that blocks are found in them.
 
 Only operations on the trunk are rewritten, and those that a sum on the trunk is made of:
 
@@ -17,7 +17,6 @@ first operand is the input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -57,23 +56,30 @@ def write_as_additions(flow: Flow) -> bool:
     Returns:
         Whether anything was.
     """
-    return any([_rewrite(node, flow) for node in _candidates(flow)])
+    changed = False
+    for node in flow.trunk:
+        changed |= _rewrite_sum(node, node, flow)
+    return changed
 
 
-def _candidates(flow: Flow) -> Iterator[fx.Node]:
-    """Values on the trunk, and the parts of sums on it that nothing else uses."""
-    waiting = list(flow.trunk)
-    seen: set[fx.Node] = set()
-    while waiting:
-        node = waiting.pop()
-        if node in seen or node.op != "call_function" or not _is_float(node):
-            continue
-        seen.add(node)
-        yield node
-        # Rewritten by now if it can be.
-        if node.target is aten.add.Tensor:
-            parts = [term for term in node.args[:2] if isinstance(term, fx.Node)]
-            waiting += [part for part in parts if part.target in _FORMS and len(part.users) == 1]
+def _rewrite_sum(node: fx.Node, total: fx.Node, flow: Flow) -> bool:
+    """Rewrite a sum, and those of its summands that the shortcut goes through."""
+    if node.target not in _FORMS or not _is_float(node):
+        return False
+    changed = _rewrite(node, flow)
+    for part in node.all_input_nodes[:2]:
+        if _holds_shared(part, total, flow):
+            changed |= _rewrite_sum(part, total, flow)
+    return changed
+
+
+def _holds_shared(node: fx.Node, total: fx.Node, flow: Flow) -> bool:
+    if node.target not in _FORMS or len(node.users) > 1:
+        return False
+    return any(
+        _is_shared(part, total, flow) or _holds_shared(part, total, flow)
+        for part in node.all_input_nodes[:2]
+    )
 
 
 def _is_float(node: fx.Node) -> bool:
