@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import torch.nn.utils.parametrizations as parametrizations
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import distribute_tensor
 from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
@@ -185,8 +186,12 @@ def test_distributed_models_are_unwrapped_or_refused():
     with pytest.raises(DiscoveryError, match=f"^FullyShardedDataParallel {sharded}"):
         unravel(FullyShardedDataParallel(plain(), device_id=torch.device("cpu")), images())
     mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
-    with pytest.raises(DiscoveryError, match=rf"^The weight stem\.0\.weight of \w+ {sharded}"):
+    with pytest.raises(DiscoveryError, match=f"^FSDPLayers {sharded}"):
         unravel(fully_shard(plain(), mesh=mesh), images())
+    model = plain()
+    model.head.weight = nn.Parameter(distribute_tensor(model.head.weight.detach(), mesh))
+    with pytest.raises(DiscoveryError, match=rf"^The weight head\.weight of Layers {sharded}"):
+        unravel(model, images())
 
 
 # --- weights shared between layers ---------------------------------------------------------------
