@@ -117,6 +117,21 @@ def test_gradient_checkpointing_does_not_matter(net):
     compare(model.eval(), chain, plain(), EDITS + MOVES)
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have")
+@pytest.mark.parametrize("net", [Checkpointed, CheckpointedReentrantly, CheckpointedTogether])
+def test_no_gradient_is_taken_of_an_edit_that_checkpointing_would_not_see(net):
+    model = wake(net())
+    chain = unravel(model, images())
+    message = (
+        r"^The model computes its activations a second time in the backward pass \(gradient "
+        r"checkpointing\), where no edit is seen; turn that off, or call the model under "
+        r"torch\.no_grad\(\)\.$"
+    )
+    refused = pytest.raises(InterventionError, match=message)
+    with refused, edited(chain, Delete(1)):
+        model(images()).sum().backward()
+
+
 FLAT = {
     "fx": torch.fx.symbolic_trace,
     "exported": lambda net: exported(net).module(),

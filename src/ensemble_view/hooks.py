@@ -158,6 +158,17 @@ class _Edit(SiteMode):
     moves = False
     calls: tuple[str, ...] = ()
 
+    def _enter_module(self, module: nn.Module, args: Any) -> None:
+        super()._enter_module(module, args)
+        # Modules are called in a backward pass where a region is computed a second time.
+        in_backward = not self._stack and torch._C._current_graph_task_id() != -1
+        if in_backward or (self._stack and _is_checkpointing()):
+            raise InterventionError(
+                "The model computes its activations a second time in the backward pass (gradient "
+                "checkpointing), where no edit is seen; turn that off, or call the model under "
+                "torch.no_grad()."
+            )
+
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         super()._leave_module(module, args, output)
         if self._stack or output is None:
@@ -169,6 +180,11 @@ class _Edit(SiteMode):
                 "registered, so exchanging them there does not move them; run the plan through the "
                 "engine instead."
             )
+
+
+def _is_checkpointing() -> bool:
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
 
 
 def _key(site: Site) -> _Key:
