@@ -338,6 +338,12 @@ def test_what_cannot_be_traced_is_refused_by_name(make, example, message):
         unravel(make(), example())
 
 
+def test_a_refusal_prints_nothing_beside_its_sentence(capfd):
+    with pytest.raises(DiscoveryError):
+        unravel(wake(ByValue()), images())
+    assert "def forward" not in "".join(capfd.readouterr())
+
+
 # --- code as users write it ----------------------------------------------------------------------
 
 

@@ -7,8 +7,10 @@ evaluation is taken out, and the model is left as it was.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
+import io
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -247,7 +249,12 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             return function(*args, **kwargs)
 
     try:
-        with torch.fx.traceback.preserve_node_meta(), SiteMode(model, annotate) as mode:
+        with (
+            torch.fx.traceback.preserve_node_meta(),
+            # Where the export fails, it prints the graph so far.
+            contextlib.redirect_stderr(io.StringIO()),
+            SiteMode(model, annotate) as mode,
+        ):
             if isinstance(model, fx.GraphModule):
                 # The export runs its graph node by node and does not call the module itself.
                 mode.join(args, kwargs)
