@@ -160,6 +160,8 @@ class _Edit(SiteMode):
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         super()._enter_module(module, args)
+        if self._path(module) is None:
+            return
         # Modules are called in a backward pass where a region is computed a second time.
         in_backward = not self._stack and torch._C._current_graph_task_id() != -1
         if in_backward or (self._stack and _is_checkpointing()):

@@ -150,8 +150,11 @@ class SiteMode(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 self._begin(args, kwargs)
 
+    def _path(self, module: nn.Module) -> str | None:
+        return self._paths.get(_identity(module))
+
     def _enter_module(self, module: nn.Module, args: Any) -> None:
-        path = self._paths.get(_identity(module))
+        path = self._path(module)
         if path is None:
             return
         if not path and not self._stack:
@@ -162,7 +165,7 @@ class SiteMode(TorchFunctionMode):
             self._calls[path] += 1
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
-        path = self._paths.get(_identity(module))
+        path = self._path(module)
         if self._stack and path == self._stack[-1][0]:
             self._stack.pop()
 
