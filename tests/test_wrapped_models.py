@@ -23,9 +23,12 @@ from cases import error, images
 from comparison import EDITS, EXACT, MOVES, Holding, compare, plain
 from ensemble_view import Compose, Delete, Engine, Swap, edited, unravel
 from ensemble_view.errors import DiscoveryError, InterventionError
+from ensemble_view.fusion import fuse
 from ensemble_view.plan import bind
 from layers import two_layers, wake
 from state import unchanged
+
+aten = torch.ops.aten
 
 
 class Functional(Holding):
@@ -175,6 +178,10 @@ def test_parametrised_weights_are_computed_once_by_the_engine(kind):
     with unchanged(model):
         chain = unravel(model, images())
     compare(model, chain, twin, EDITS + MOVES)
+    for block in fuse(unravel(model, images(), granularity="branch")).blocks:
+        nodes = [node for node in block.kept.graph.nodes if node.op == "call_function"]
+        operations = {node.target.overloadpacket for node in nodes}
+        assert operations == {aten.conv2d, aten.relu_, aten.add_}
 
 
 @pytest.fixture
