@@ -75,11 +75,6 @@ class SumInsideABranch(Body):
         return torch.cat([x[:, :2], inner[:, 2:]], 1)
 
 
-class ScaledSum(Body):
-    def body(self, x):
-        return torch.add(x, self.first(x), alpha=0.5)
-
-
 class DifferentShapes(Body):
     def body(self, x):
         return x + self.first(x).mean((2, 3), keepdim=True)
@@ -93,7 +88,6 @@ NOTHING = [
     (LinearMergeOfThree, "a merge: every summand is linear in what they share"),
     (Doubling, "adds a value to itself"),
     (SumInsideABranch, "not on the trunk: paths from input to output go around it"),
-    (ScaledSum, "adds values of different shapes, or scaled: no residual"),
     (DifferentShapes, "adds values of different shapes, or scaled: no residual"),
 ]
 

@@ -2,11 +2,11 @@
 
 Each block becomes one function for the kept and one for the deleted block. In their graphs,
 BatchNorm in evaluation mode is folded into the convolution before it (w' = w γ/√(σ²+ε), b' = β +
-(b - μ) γ/√(σ²+ε); computed in float64), a linear layer runs before a transposition that leaves the
-last dimension alone (its product is then one of two matrices), elementwise operations overwrite
-intermediate values that nothing else reads, and convolution weights lie channels-last. (One
-operation for an addition and the ReLU after it would save next to nothing, and torch's makes 0 of
-NaN.) The model's own tensors are never written to.
+(b - μ) γ/√(σ²+ε); computed in float64), what depends on weights alone is computed once, a linear
+layer runs before a transposition that leaves the last dimension alone (its product is then one of
+two matrices), elementwise operations overwrite intermediate values that nothing else reads, and
+convolution weights lie channels-last. (One operation for an addition and the ReLU after it would
+save next to nothing, and torch's makes 0 of NaN.) The model's own tensors are never written to.
 """
 
 from __future__ import annotations
@@ -206,6 +206,7 @@ def _optimised(part: fx.GraphModule) -> fx.GraphModule:
     graph.output(graph.graph_copy(part.graph, {}))
     for node in graph.find_nodes(op="get_attr"):
         tensors[str(node.target)] = getattr(part, str(node.target)).detach().clone()
+    _compute_constants(graph, tensors)
     for node in list(graph.nodes):
         if node.target is aten.view.default:
             # Values lie otherwise here than they do in the model: not every view is possible.
@@ -217,14 +218,35 @@ def _optimised(part: fx.GraphModule) -> fx.GraphModule:
     graph.eliminate_dead_code()
     for node in graph.nodes:
         if node.target in _CONVOLUTIONS:
-            weight = cast("fx.Node", node.args[1])
-            name = str(weight.target)
-            # A weight that is computed, standardised for example, has no layout to be kept in.
-            if weight.op == "get_attr" and tensors[name].ndim == 4:
+            name = str(cast("fx.Node", node.args[1]).target)
+            # A weight that is computed from the input has no layout to be kept in.
+            if name in tensors and tensors[name].ndim == 4:
                 tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
         elif node.target in _IN_PLACE:
             _overwrite(node)
     return fx.GraphModule(tensors, graph)
+
+
+def _compute_constants(graph: fx.Graph, tensors: dict[str, Any]) -> None:
+    """Compute once what depends on the weights alone: parametrised, pruned or converted weights."""
+    for node in list(graph.nodes):
+        sources = node.all_input_nodes
+        if node.op != "call_function" or not sources:
+            continue
+        if any(source.op != "get_attr" for source in sources):
+            continue
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: tensors[str(n.target)])
+        with torch.no_grad():
+            value = node.target(*args, **kwargs)
+        if not isinstance(value, Tensor):
+            continue
+        name = f"constant{len(tensors)}"
+        tensors[name] = value
+        with graph.inserting_before(node):
+            constant = graph.get_attr(name)
+        constant.meta = node.meta
+        node.replace_all_uses_with(constant)
+        graph.erase_node(node)
 
 
 def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, tensors: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ block makes is replaced, where the model makes it, by that of the chain's own pa
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
@@ -134,20 +135,58 @@ def edited_by_plan(chain: Chain, plan: Plan) -> Iterator[SiteMode]:
         stack.enter_context(unfused_attention())
         if natively:
             mode = _Edit(model, _delete_at_additions(provenance, plan))
+            mode.calls = tuple(path for index in moved if (path := provenance.blocks[index].module))
             stack.enter_context(_modules_moved(model, provenance, plan))
         else:
             replacement = _Replacement(chain, provenance, plan)
             mode = _Edit(model, replacement.visit, replacement.begin)
         mode.moves = bool(moved)
         # Compiled code calls no torch functions that a mode could meet.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Using `torch.compile.* when there are global hooks")
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield stack.enter_context(mode)
 
 
 class _Edit(SiteMode):
-    """The mode of one edit."""
+    """The mode of one edit.
+
+    ``calls`` are the modules that were exchanged, by the paths where they belong, in the order in
+    which they must now be called.
+    """
 
     moves = False
+    calls: tuple[str, ...] = ()
+
+    def _enter_module(self, module: nn.Module, args: Any) -> None:
+        super()._enter_module(module, args)
+        if self._path(module) is None:
+            return
+        # Modules are called in a backward pass where a region is computed a second time.
+        in_backward = not self._stack and torch._C._current_graph_task_id() != -1
+        if in_backward or (self._stack and _is_checkpointing()):
+            raise InterventionError(
+                "The model computes its activations a second time in the backward pass (gradient "
+                "checkpointing), where no edit is seen; turn that off, or call the model under "
+                "torch.no_grad()."
+            )
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        super()._leave_module(module, args, output)
+        if self._stack or output is None:
+            return
+        called = tuple(path for path in self._calls if path in self.calls)
+        if called != self.calls:
+            raise InterventionError(
+                f"The model does not call its blocks ({min(self.calls)}, …) from where they are "
+                "registered, so exchanging them there does not move them; run the plan through the "
+                "engine instead."
+            )
+
+
+def _is_checkpointing() -> bool:
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
 
 
 def _key(site: Site) -> _Key:
@@ -219,7 +258,10 @@ def _writes_into_first(function: Callable[..., Any]) -> bool:
 @contextmanager
 def _modules_moved(model: nn.Module, provenance: Provenance, plan: Plan) -> Iterator[None]:
     """Put each block's module into the place where the plan runs it, and back."""
-    paths = [block.module for block in provenance.blocks]
+    # A compiled module calls what it was made from, whatever stands in its place.
+    paths = [
+        block.module and block.module.removesuffix("._orig_mod") for block in provenance.blocks
+    ]
     places = {
         path: model.get_submodule(path)
         for index, position in enumerate(plan.order)
@@ -230,6 +272,11 @@ def _modules_moved(model: nn.Module, provenance: Provenance, plan: Plan) -> Iter
         parent, _, name = path.rpartition(".")
         model.get_submodule(parent)._modules[name] = module
 
+    arguments = _Arguments()
+    handles = [
+        module.register_forward_pre_hook(arguments.check, prepend=True, with_kwargs=True)
+        for module in places.values()
+    ]
     try:
         for position, index in enumerate(plan.order):
             place, source = paths[position], paths[index]
@@ -239,6 +286,51 @@ def _modules_moved(model: nn.Module, provenance: Provenance, plan: Plan) -> Iter
     finally:
         for path, module in places.items():
             put(path, module)
+        for handle in handles:
+            handle.remove()
+
+
+class _Arguments:
+    """Sees to it that modules which change places are called alike there.
+
+    What a block is called with beside its input belongs to it and moves along with it; an exchanged
+    module gets what its new place gives.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[Any] | None = None
+        self._called: set[nn.Module] = set()
+
+    def check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Compare a call's arguments, but for the block's input, with those of the last call."""
+        if module in self._called:
+            # The next call of the whole model.
+            self._called, self._known = set(), None
+        self._called.add(module)
+        leaves = pytree.tree_leaves((args, kwargs))
+        first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+        given = [leaf for leaf in leaves if leaf is not first]
+        # What this compares is not the model's own doing.
+        with torch._C.DisableTorchFunction():
+            if self._known is not None and not _are_equal(given, self._known):
+                raise InterventionError(
+                    "Blocks that change places are called with different arguments "
+                    f"({type(module).__name__}), which would not move along with them; run the "
+                    "plan through the engine instead."
+                )
+        self._known = given
+
+
+def _are_equal(given: list[Any], known: list[Any]) -> bool:
+    if len(given) != len(known):
+        return False
+    for one, other in zip(given, known, strict=True):
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            if one is not other and not torch.equal(one, other):
+                return False
+        elif one is not other and one != other:
+            return False
+    return True
 
 
 class _Replacement:

@@ -99,9 +99,7 @@ class SiteMode(TorchFunctionMode):
         self.model = model
         self._visit = visit
         self._begin = begin
-        # By dictionary, since export calls modules that have two names through stand-ins that share
-        # the module's own.
-        self._paths = {id(vars(module)): path for path, module in model.named_modules()}
+        self._paths = {_identity(module): path for path, module in model.named_modules()}
         self._stack: list[ModuleCall] = []
         self._calls: Counter[str] = Counter()
         self._functions: Counter[tuple[ModuleCall, str]] = Counter()
@@ -152,19 +150,22 @@ class SiteMode(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 self._begin(args, kwargs)
 
+    def _path(self, module: nn.Module) -> str | None:
+        return self._paths.get(_identity(module))
+
     def _enter_module(self, module: nn.Module, args: Any) -> None:
-        path = self._paths.get(id(vars(module)))
+        path = self._path(module)
         if path is None:
             return
-        if path == "" and not self._stack:
+        if not path and not self._stack:
             self._calls.clear()
             self._functions.clear()
-        if self._stack or path == "":
+        if self._stack or not path:
             self._stack.append((path, self._calls[path]))
             self._calls[path] += 1
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
-        path = self._paths.get(id(vars(module)))
+        path = self._path(module)
         if self._stack and path == self._stack[-1][0]:
             self._stack.pop()
 
@@ -188,6 +189,11 @@ class SiteMode(TorchFunctionMode):
         ordinal = self._functions[key]
         self._functions[key] += 1
         return self._visit(Site(tuple(self._stack), name, ordinal), function, args, kwargs)
+
+
+def _identity(module: nn.Module) -> int:
+    # While a model with shared modules is exported, proxies with the same attributes are called.
+    return id(vars(module))
 
 
 def modes_on(model: nn.Module) -> list[SiteMode]:

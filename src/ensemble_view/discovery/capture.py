@@ -7,7 +7,10 @@ evaluation is taken out, and the model is left as it was.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import inspect
+import io
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,6 +25,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from ensemble_view.discovery.evaluation import evaluating
+from ensemble_view.discovery.regions import with_regions_inlined
 from ensemble_view.errors import DiscoveryError
 from ensemble_view.sites import Site, SiteMode
 
@@ -33,6 +37,7 @@ __all__ = [
     "capture",
     "is_tensor",
     "site_of",
+    "unregistered",
 ]
 
 Example: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -97,13 +102,34 @@ def as_arguments(example: Example) -> Arguments:
             f"The example is a {type(example).__name__}; pass a tensor, a tuple of arguments or a "
             "dictionary of keyword arguments, just as the model is called."
         )
-    tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    leaves = pytree.tree_leaves(arguments)
+    for leaf in leaves:
+        if dataclasses.is_dataclass(leaf):
+            raise DiscoveryError(unregistered("The example holds", leaf))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not any(tensor.ndim and tensor.shape[0] for tensor in tensors):
         raise DiscoveryError(
             "The example holds no tensor with a batch of at least one; pass what the model is "
             "called with, for example torch.randn(2, 3, 32, 32)."
         )
     return arguments
+
+
+def unregistered(where: str, value: Any) -> str:
+    """Say of a dataclass that torch takes it for one opaque value, and what to do.
+
+    Args:
+        where: The beginning of the sentence.
+        value: The dataclass.
+
+    Returns:
+        The sentence.
+    """
+    name = type(value).__name__
+    return (
+        f"{where} a {name}, a dataclass whose tensors torch does not see; register it once, "
+        f"torch.export.register_dataclass({name}), or use a tuple or dictionary."
+    )
 
 
 def is_tensor(node: fx.Node) -> bool:
@@ -149,7 +175,7 @@ def capture(model: nn.Module, arguments: Arguments, output: str | int | None = N
     args, kwargs = arguments
     with evaluating(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = _export(model, args, kwargs)
+        program = with_regions_inlined(_export(model, args, kwargs))
         if _mutates_a_view(program.graph):
             program = program.run_decompositions({})
     if program.graph_signature.buffers_to_mutate:
@@ -204,9 +230,17 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             lambda leaf: torch.cat([leaf, leaf]) if is_batched(leaf) else leaf, (args, kwargs)
         )
         batch = 2
-    shapes = pytree.tree_map(
-        lambda leaf: {0: Dim.AUTO} if is_batched(leaf) else None, (args, kwargs)
-    )
+
+    def shape_of(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            # The export takes the shapes of a registered class's fields as a list.
+            fields, _ = pytree.tree_flatten(value, is_leaf=lambda part: part is not value)
+            return [
+                pytree.tree_map(shape_of, part, is_leaf=dataclasses.is_dataclass) for part in fields
+            ]
+        return {0: Dim.AUTO} if is_batched(value) else None
+
+    shapes = pytree.tree_map(shape_of, (args, kwargs), is_leaf=dataclasses.is_dataclass)
     bound = inspect.signature(model.forward).bind(*shapes[0], **shapes[1])
     dynamic = dict(bound.arguments)
 
@@ -219,14 +253,29 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             return function(*args, **kwargs)
 
     try:
-        with torch.fx.traceback.preserve_node_meta(), SiteMode(model, annotate):
+        with (
+            torch.fx.traceback.preserve_node_meta(),
+            # Where the export fails, it prints the graph so far.
+            contextlib.redirect_stderr(io.StringIO()),
+            SiteMode(model, annotate) as mode,
+        ):
+            if isinstance(model, fx.GraphModule):
+                # The export runs its graph node by node and does not call the module itself.
+                mode.join(args, kwargs)
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].removesuffix(".")
         where = "" if reached is None else f" The last operation reached was {reached}."
+        if "data-dependent" in str(error):
+            raise DiscoveryError(
+                f"{type(model).__name__} chooses its way by the values of a tensor (an if, while "
+                f"or int() on one), so that no one graph computes it: {reason}.{where} Use "
+                "torch.where or torch.cond there, or build the chain by hand with "
+                "Chain.from_parts(stem, blocks, head)."
+            ) from error
         raise DiscoveryError(
-            f"torch.export could not trace {type(model).__name__}: {reason}{where} Build the chain "
-            "by hand with Chain.from_parts(stem, blocks, head)."
+            f"torch.export could not trace {type(model).__name__}: {reason}.{where} Build the "
+            "chain by hand with Chain.from_parts(stem, blocks, head)."
         ) from error
 
 

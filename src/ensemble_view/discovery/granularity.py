@@ -40,8 +40,9 @@ def group_spans(
         The groups, in order; together they hold each span once.
     """
     groups: list[tuple[ModuleCall | None, list[Span]]] = []
+    repeated = {path for span in spans for path, call in stack_of(span.total) if call}
     for span in spans:
-        layer = _layer(flow, span, model) if granularity == "block" else None
+        layer = _layer(flow, span, model, repeated) if granularity == "block" else None
         if groups and layer is not None and groups[-1][0] == layer:
             groups[-1][1].append(span)
         else:
@@ -56,26 +57,28 @@ def _name(layer: ModuleCall | None, spans: Sequence[Span]) -> str:
     return path + (f"@{call}" if call else "")
 
 
-def _layer(flow: Flow, span: Span, model: nn.Module) -> ModuleCall | None:
+def _layer(flow: Flow, span: Span, model: nn.Module, repeated: set[str]) -> ModuleCall | None:
     """The module call that a sum's layer is, or None for a sum that stands for itself."""
     stack = stack_of(span.total)
     for call in reversed(stack):
-        if _is_repeated_element(model, call[0]):
+        if _is_repeated_element(model, call[0], repeated):
             return call
     region = [n for branch in span.branches for n in between(flow, span.shared, branch)]
     for call in reversed(common_stack([stack_of(node) for node in region])):
-        if _is_repeated_element(model, call[0]):
+        if _is_repeated_element(model, call[0], repeated):
             return call
     return stack[-1] if stack[-1][0] else None
 
 
-def _is_repeated_element(model: nn.Module, path: str) -> bool:
-    """Whether a module stands in a container beside another one of its class."""
+def _is_repeated_element(model: nn.Module, path: str, repeated: set[str]) -> bool:
+    """Whether a module in a container is called several times, or is beside one of its class."""
     parent_path, _, _ = path.rpartition(".")
     if not path:
         return False
     parent = model.get_submodule(parent_path)
     if not isinstance(parent, nn.Sequential | nn.ModuleList):
         return False
+    if path in repeated:
+        return True
     kind = type(model.get_submodule(path))
     return sum(type(child) is kind for child in parent) > 1
