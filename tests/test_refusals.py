@@ -167,8 +167,9 @@ REFUSALS: list[tuple[Callable[[], nn.Module], Any, dict[str, Any], str]] = [
         lambda: wake(Untraceable()),
         images,
         {},
-        r"^torch\.export could not trace Untraceable: .* The last operation reached was the model "
-        r"itself: .*\. Build the chain by hand with Chain\.from_parts\(stem, blocks, head\)\.$",
+        r"^Untraceable chooses its way by the values of a tensor .* The last operation reached was "
+        r"the model itself: .*\. Use torch\.where or torch\.cond there, or build the chain by hand "
+        r"with Chain\.from_parts\(stem, blocks, head\)\.$",
     ),
     (
         small,
