@@ -1,11 +1,10 @@
 """Put every model of the family table through discovery, hooks, engine and an oracle.
 
     python tests/families/survey.py [MODEL or FAMILY ...] [--shard 0/2]
-    python tests/families/survey.py --table
 
-The first measures, one model after another, and keeps a line of JSON for each in
-``analyses/family_support/measured.jsonl`` (models that are there already are left out); the second
-makes ``support.csv`` and ``summary.md`` of these lines. About two hours on one core.
+measures one model after another and keeps a line of JSON for each in
+``analyses/family_support/measured.jsonl``; models that are there already are left out. About two
+hours on one core. ``support_table.py`` makes a table of these lines.
 
 Of every model with blocks: the blocks, shortcuts and owners are those of the table; the chain
 equals the model; single deletions and one exchange of two blocks by the engine equal the hooks,
@@ -20,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import itertools
 import json
 import math
@@ -29,7 +27,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from typing import Any
 import torch
 from compare import compare
 from drawn_models import build, example
+from support_table import FOLDER, problems, records, rows
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
@@ -48,8 +47,6 @@ from ensemble_view.hooks import edited_by_plan
 from ensemble_view.plan import Action, Trie, bind
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-FOLDER = ROOT / "analyses" / "family_support"
 sys.path.insert(0, str(HERE.parent))
 
 from state import unchanged  # noqa: E402
@@ -57,7 +54,6 @@ from state import unchanged  # noqa: E402
 # Sides of images that are tried before the model's own.
 SIDES = (64, 56, 112, 128)
 SECONDS = 20.0
-LEAST_EFFECT = 1e-3
 
 
 def awakened(family: str, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
@@ -362,47 +358,11 @@ def _edits(chain: Chain, arguments: Any) -> dict[str, Any]:
     }
 
 
-def problems(record: dict[str, Any]) -> list[str]:
-    """What of a model's record is not as it should be."""
-    found = [] if record.get("agrees") else ["differs from the table"]
-    if "error" in record:
-        return [*found, record["error"]]
-    if "blocks" not in record:
-        return found
-    most = 1e-10 if record["dtype"] == "float64" else 1e-4
-    if record["casts"]:
-        most = max(most, 1e-5)
-    for key in ("chain_error", "hooks_error", "taken_out_error", "exchange_error", "apart_error"):
-        value = record[key]
-        if value is not None and value == value and not value <= most:
-            found.append(f"{key} {value:.1e}")
-    if record["least_effect"] < LEAST_EFFECT:
-        found.append(f"an edit moves the output by {record['least_effect']:.1e} only")
-    # What a deleted block needs not is not computed, so it may be less.
-    if not record["flops"] <= record["flops_expected"] <= record["flops_naive"]:
-        found.append(f"{record['flops']} operations, expected {record['flops_expected']}")
-    return found
-
-
-def rows() -> Iterator[dict[str, str]]:
-    """The table of expected blocks."""
-    with (HERE / "expected.csv").open(encoding="utf-8") as table:
-        yield from csv.DictReader(table)
-
-
-def records() -> list[dict[str, Any]]:
-    """What has been measured so far."""
-    path = FOLDER / "measured.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
 def main() -> None:
-    """Measure, or make the table."""
+    """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--shard", default="0/1")
-    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     number, count = map(int, options.shard.split("/"))
