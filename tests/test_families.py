@@ -22,6 +22,8 @@ FAMILIES = Path(__file__).parent / "families"
 sys.path.insert(0, str(FAMILIES))
 
 import drawn_models  # noqa: E402
+import support_table  # noqa: E402
+import survey  # noqa: E402
 
 from ensemble_view import Delete, Engine, Swap, edited  # noqa: E402
 from ensemble_view.discovery import unravel_arguments  # noqa: E402
@@ -120,6 +122,44 @@ def test_transformers_by_engine_hooks_and_permuted_layers(name):
     with edited(chain, Swap(0, 1)):
         hooks = _output(model, arguments)
     assert float((_output(permuted, arguments) - hooks).abs().max()) <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("timm", "test_coatnet"),
+        ("timm", "test_nfnet"),
+        ("timm", "test_resnet"),
+        ("timm", "mobileone_s1"),
+        ("transformers", "bert"),
+        ("transformers", "llama"),
+        ("transformers", "t5"),
+    ],
+)
+def test_the_survey_finds_nothing_wrong(family, name):
+    assert support_table.problems(survey.measure(EXPECTED[family, name])) == []
+
+
+def test_the_survey_sees_what_is_wrong():
+    record = survey.measure(EXPECTED["transformers", "gpt2"])
+    assert support_table.problems(record) == []
+    for change, what in (
+        ({"agrees": False}, "differs from the table"),
+        ({"hooks_error": 1e-8}, "hooks_error 1.0e-08"),
+        ({"exchange_error": 1e-3}, "exchange_error 1.0e-03"),
+        ({"least_effect": 1e-4}, "an edit moves the output by 1.0e-04 only"),
+        ({"flops": record["flops_naive"] + 1}, "operations, expected"),
+        ({"error": "it fell"}, "it fell"),
+    ):
+        assert what in "; ".join(support_table.problems(record | change))
+
+
+def test_the_committed_survey_is_of_every_model_and_finds_nothing_wrong():
+    records = {(record["family"], record["model"]): record for record in support_table.records()}
+    assert records.keys() == EXPECTED.keys()
+    wrong = {name: found for name, r in records.items() if (found := support_table.problems(r))}
+    assert wrong == {}
+    assert support_table.summary(list(records.values())).count("\n| ") > 150
 
 
 def test_a_configuration_that_caches_is_left_as_it_was():

@@ -60,8 +60,8 @@ def awakened(family: str, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any
     """A model whose every branch matters, and arguments for it.
 
     Gains, biases and layer scales get noise, small weights are drawn anew with the variance that
-    keeps the size of values, and BatchNorm's statistics are those of the model on its own input, so
-    that depth alone does not make values vanish or explode.
+    keeps the size of values, and BatchNorm's statistics follow the model's own input, so that depth
+    alone does not make values vanish or explode.
     """
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -110,19 +110,22 @@ def _images(side: int) -> Tensor:
 
 
 def _settle_statistics(model: nn.Module, arguments: Any) -> None:
+    """Let BatchNorm divide by the size of what it gets, on average over batch and channels.
+
+    Not by each channel's deviation: where one is hardly alive, an edit that wakes it, or a rounding
+    error, would be blown up.
+    """
+
+    def settle(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        norm.running_mean.zero_()
+        norm.running_var.fill_(inputs[0].square().mean())
+
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    for norm in norms:
-        norm.train()
-        norm.momentum, norm.num_batches_tracked = 1.0, torch.tensor(0)
+    handles = [norm.register_forward_pre_hook(settle) for norm in norms]
     with torch.no_grad():
-        model(*pytree.tree_map(lambda leaf: torch.cat([leaf] * 2), arguments)[0])
-    for norm in norms:
-        norm.eval()
-        # A channel that happens to be constant here must not be blown up by the edits.
-        floor = max(1e-2 * float(norm.running_var.mean()), 1e-12)
-        norm.running_var.clamp_(min=floor)
+        model(*arguments[0], **arguments[1])
+    for handle in handles:
+        handle.remove()
 
 
 def _output(model: nn.Module, arguments: Any) -> Tensor:
@@ -136,7 +139,8 @@ def _output(model: nn.Module, arguments: Any) -> Tensor:
 
 
 def _distance(one: Tensor, other: Tensor, full: Tensor) -> float:
-    return float((one - other).abs().max() / full.abs().max())
+    """The largest difference, in units of the largest logit of the full or of the edited net."""
+    return float((one - other).abs().max() / max(other.abs().max(), full.abs().max()))
 
 
 def _exchangeable(chain: Chain) -> tuple[int, int] | None:
