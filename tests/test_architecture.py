@@ -35,11 +35,11 @@ ALLOWED: dict[str, str] = {
     "weights_file": "errors",
     "models": "errors",
     "checkpoints": "bundled errors models weights_file",
-    "datasets": "bundled errors",
+    "datasets": "bundled errors measures",
     "training": "checkpoints datasets errors models weights_file",
     # What puts it all together.
     "studies": "calibration chain checkpoints datasets discovery engine errors interventions"
-    " plan results",
+    " measures plan results",
     "bench": "chain engine errors fusion hooks interventions plan",
     "cli": "bench checkpoints datasets discovery errors results studies training",
 }

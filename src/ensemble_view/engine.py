@@ -272,7 +272,8 @@ class Engine:
         if broken.size:
             raise MeasurementError(self._measure.not_finite(str(self.plans[int(broken[0])])))
         return {
-            name: values[:, row].astype(kind) for row, (name, kind) in enumerate(self._measure.types.items())
+            name: values[:, row].astype(kind)
+            for row, (name, kind) in enumerate(self._measure.types.items())
         }
 
 

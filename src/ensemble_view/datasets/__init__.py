@@ -18,7 +18,7 @@ import torchvision
 from torch.utils.data import DataLoader
 
 from ensemble_view.bundled import bundled
-from ensemble_view.datasets.data import Data
+from ensemble_view.datasets.data import Data, Portion, examples_in
 from ensemble_view.datasets.labelled_data import (
     IndexedData,
     LabelledData,
@@ -36,11 +36,13 @@ __all__ = [
     "DATA_NAMES",
     "Data",
     "LabelledData",
+    "Portion",
     "TargetData",
     "TextData",
     "as_data",
     "bundled",
     "default_root",
+    "examples_in",
     "is_text",
     "open_data",
     "open_text",

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
-__all__ = ["Data", "Portion", "chosen"]
+__all__ = ["Data", "Portion", "chosen", "examples_in"]
 
 
 class Data(ABC):
@@ -20,6 +22,7 @@ class Data(ABC):
     """
 
     name: str
+    unit = "examples"
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -79,3 +82,21 @@ def chosen(count: int, limit: int, seed: int) -> npt.NDArray[np.int64]:
         array([2, 4])
     """
     return np.sort(np.random.default_rng(seed).permutation(count)[:limit]).astype(np.int64)
+
+
+def examples_in(batch: Any) -> int:
+    """Count the examples of a batch.
+
+    Args:
+        batch: Tensors in any nesting; the first with a dimension has the examples in front.
+
+    Returns:
+        How many there are; 0 without such a tensor.
+
+    Example:
+        >>> import torch
+        >>> examples_in({"input_ids": torch.zeros(3, 8)})
+        3
+    """
+    leaves = (leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
+    return next((len(leaf) for leaf in leaves if leaf.ndim), 0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from ensemble_view.datasets.data import Data, chosen
+from ensemble_view.datasets.data import Data, chosen, examples_in
 from ensemble_view.datasets.loader_data import in_order
 from ensemble_view.errors import DataError
 
@@ -62,7 +62,7 @@ class TargetData(Data):
     def _count(self) -> int:
         if self.loader is None:
             return len(self.dataset)
-        return sum(_examples(inputs) for inputs, _ in self.batches())
+        return sum(examples_in(inputs) for inputs, _ in self.batches())
 
     def __len__(self) -> int:
         return self._count
@@ -139,11 +139,6 @@ class TargetData(Data):
             The record.
         """
         return {"name": self.name, "n": len(self), "fingerprint": self.fingerprint()}
-
-
-def _examples(inputs: Any) -> int:
-    """How many examples a batch's inputs are."""
-    return next(len(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
 
 
 def _described(value: Any) -> str:

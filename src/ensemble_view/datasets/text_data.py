@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,15 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ensemble_view.datasets.data import Data, Portion, chosen
 from ensemble_view.errors import DataError
 from ensemble_view.measures import IGNORED
 
-__all__ = ["TextData", "Tokens"]
+__all__ = ["BYTES", "TextData", "Tokens"]
 
 Tokens = npt.NDArray[np.int64]
+
+BYTES = "bytes"
+"""The name of the tokenizer that takes the bytes of a text for its tokens."""
 
 _SHORTEST = 16
 
@@ -38,6 +42,8 @@ class TextData(Data):
         labels: Of each token, itself or -100.
         length: The most tokens of a sequence.
         tokenizer: What made the tokens.
+        inputs: Names under which the model takes tokens and mask; without any, the tokens are its
+            only argument.
 
     Example:
         >>> from ensemble_view.datasets.text_sources import windows
@@ -54,14 +60,33 @@ class TextData(Data):
     labels: tuple[Tokens, ...]
     length: int
     tokenizer: str
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+
+    unit = "sequences"
 
     def __len__(self) -> int:
         return len(self.sequences)
 
-    @property
-    def largest(self) -> int:
-        """The largest token, which a model's vocabulary must hold."""
-        return max(int(tokens.max()) for tokens in self.sequences)
+    def check_vocabulary(self, vocabulary: int) -> None:
+        """Refuse tokens that are not a model's.
+
+        Args:
+            vocabulary: How many tokens the model knows.
+
+        Raises:
+            DataError: If bytes are given to a model of anything else, or a token is too large.
+        """
+        if self.tokenizer == BYTES and vocabulary != 256:
+            raise DataError(
+                f"The model's vocabulary has {vocabulary:,} tokens, but the text comes as bytes, "
+                "of which there are 256; name the model's tokenizer (--tokenizer)."
+            )
+        largest = max(int(tokens.max()) for tokens in self.sequences)
+        if largest >= vocabulary:
+            raise DataError(
+                f"The text holds the token {largest:,}, but the model's vocabulary has "
+                f"{vocabulary:,} tokens; check that tokenizer and model belong together."
+            )
 
     def padded(self, count: int) -> int:
         """Return the length to which a sequence of so many tokens is padded.
@@ -74,14 +99,28 @@ class TextData(Data):
         """
         return min(self.length, max(_SHORTEST, 1 << (count - 1).bit_length()))
 
-    def batches(self, batch_size: int = 64) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    def for_model(self, model: nn.Module) -> TextData:
+        """Return the data as a model takes them.
+
+        Args:
+            model: Its forward says whether there is a mask, and whether arguments have the names
+                that Hugging Face models give them.
+
+        Returns:
+            The data. Without a mask, padding still changes nothing before it in a causal net.
+        """
+        known = inspect.signature(model.forward).parameters
+        names = tuple(name for name in ("input_ids", "attention_mask") if name in known)
+        return replace(self, inputs=names if "input_ids" in names else ())
+
+    def batches(self, batch_size: int = 64) -> Iterator[tuple[Any, Tensor]]:
         """Yield the sequences in order, each batch padded as its longest sequence needs.
 
         Args:
             batch_size: Sequences per batch; the last one may be smaller.
 
         Yields:
-            Inputs by name and labels, all int64 (B, T).
+            Inputs, by name or the tokens alone, and labels, all int64 (B, T).
 
         Raises:
             DataError: If the batch size is not positive.
@@ -91,10 +130,10 @@ class TextData(Data):
         for start in range(0, len(self), batch_size):
             sequences = self.sequences[start : start + batch_size]
             width = max(self.padded(len(tokens)) for tokens in sequences)
-            inputs = {
-                "input_ids": _stacked(sequences, width, 0),
-                "attention_mask": _stacked([np.ones_like(t) for t in sequences], width, 0),
-            }
+            tokens = _stacked(sequences, width, 0)
+            mask = _stacked([np.ones_like(row) for row in sequences], width, 0)
+            named = {"input_ids": tokens, "attention_mask": mask}
+            inputs = {name: named[name] for name in self.inputs} if self.inputs else tokens
             yield inputs, _stacked(self.labels[start : start + batch_size], width, IGNORED)
 
     def portions(self) -> Sequence[Portion]:

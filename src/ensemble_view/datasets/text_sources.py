@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ensemble_view.datasets.text_data import TextData, Tokens
+from ensemble_view.datasets.text_data import BYTES, TextData, Tokens
 from ensemble_view.errors import DataError
 from ensemble_view.measures import IGNORED
 
@@ -64,9 +64,9 @@ def open_text(
     """Open text and cut it into sequences of tokens.
 
     A ``.txt`` file is one document, as perplexity on a corpus is usually measured; the rows of a
-    ``.jsonl`` file or a Hugging Face data set are documents of their own. Each document is tokenised
-    whole and cut into windows of `length` tokens that do not overlap; a rest of one token, from
-    which nothing can be predicted, is dropped.
+    ``.jsonl`` file or a Hugging Face data set are documents of their own. Each document is
+    tokenised whole and cut into windows of `length` tokens that do not overlap; a rest of one
+    token, from which nothing can be predicted, is dropped.
 
     Args:
         source: The path of a text file, of a ``.jsonl`` file with a ``text`` in each line, or of a
@@ -248,8 +248,10 @@ def _rows(values: Any, key: str) -> list[Tokens]:
 def _tokenizer(given: Any) -> tuple[Tokenize, str]:
     """A function from text to tokens, and what to call it."""
     if given is None:
-        return _bytes, "bytes"
-    called = getattr(given, "name_or_path", None) or getattr(given, "__name__", type(given).__name__)
+        return _bytes, BYTES
+    called = getattr(given, "name_or_path", None) or getattr(
+        given, "__name__", type(given).__name__
+    )
     if isinstance(given, str | Path):
         called, given = Path(given).name, _pretrained(str(given))
     if not callable(given):

@@ -79,8 +79,8 @@ def ratio_mean(
     m = np.ones_like(y) if sizes is None else np.asarray(sizes, dtype=np.float64)
     if y.ndim != 1 or y.shape != m.shape or not y.size:
         raise MeasurementError(
-            f"The totals have shape {y.shape} and the sizes {m.shape}; expected two one-dimensional "
-            "arrays of equal length, with at least one group."
+            f"The totals have shape {y.shape} and the sizes {m.shape}; expected two "
+            "one-dimensional arrays of equal length, with at least one group."
         )
     if not (np.isfinite(y).all() and np.isfinite(m).all() and m.min() > 0):
         raise MeasurementError(

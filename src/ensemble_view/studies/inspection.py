@@ -10,13 +10,18 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
+from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from ensemble_view.chain import Block, Chain
+from ensemble_view.discovery import Example
+from ensemble_view.discovery.capture import as_arguments
 from ensemble_view.studies.subject import Subject
 
 __all__ = ["Inspection", "inspect"]
+
+_SAMPLE = {"examples": 256, "sequences": 16}
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,12 +100,12 @@ class Inspection:
         return str(self.frame.to_html(index=False))
 
 
-def inspect(subject: Subject | Chain, sample: Tensor | None = None) -> Inspection:
+def inspect(subject: Subject | Chain, sample: Example | None = None) -> Inspection:
     """Describe a chain's blocks, and with data how large each branch is.
 
     Args:
         subject: A chain, or the subject of a study, whose data then give ‖F‖/‖h‖.
-        sample: For a chain: a batch of the model's input, which gives ‖F‖/‖h‖ as well.
+        sample: For a chain: a batch of the model's inputs, which gives ‖F‖/‖h‖ as well.
 
     Returns:
         The table.
@@ -115,7 +120,10 @@ def inspect(subject: Subject | Chain, sample: Tensor | None = None) -> Inspectio
     """
     chain = subject.chain if isinstance(subject, Subject) else subject
     if isinstance(subject, Subject):
-        sample = next(iter(subject.data.batches(256)))[0].to(subject.sample[0].device)
+        portion = subject.portions[0][1]
+        sample = next(iter(portion.data.batches(_SAMPLE[portion.data.unit])))[0]
+        device = next(leaf.device for leaf in pytree.tree_leaves(subject.sample))
+        sample = pytree.tree_map(lambda leaf: leaf.to(device), sample)
     flops, ratios = [math.nan] * len(chain), [math.nan] * len(chain)
     if sample is not None:
         flops, ratios = _run(chain, sample)
@@ -158,17 +166,18 @@ def _parameters(block: Block) -> int:
     return sum(seen.values())
 
 
-def _run(chain: Chain, sample: Tensor) -> tuple[list[float], list[float]]:
+def _run(chain: Chain, sample: Example) -> tuple[list[float], list[float]]:
     flops: list[float] = []
     ratios: list[float] = []
     with torch.inference_mode():
-        x, context = chain.stem(sample)
+        args, kwargs = as_arguments(sample)
+        x, context = chain.stem(*args, **kwargs)
         for block in chain:
             if block.index in chain.links:
                 x = chain.links[block.index](x, context)
             with FlopCounterMode(display=False) as counter:
                 output = block(x, context)
-            flops.append(counter.get_total_flops() / len(sample))
+            flops.append(counter.get_total_flops() / len(x))
             branch = block.branch(block.before(x, context), context)
             ratios.append(float((branch.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)).mean()))
             x = output
