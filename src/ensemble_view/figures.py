@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from ensemble_view.errors import MeasurementError
 
@@ -149,6 +149,11 @@ def measured_figure(
         axes.set_ylabel(label)
         if logarithmic:
             axes.set_yscale("log")
+            if max(full, np.max(points.value)) < 10 * min(full, np.min(points.value)):
+                # Within a decade a logarithmic axis has no round numbers of its own.
+                axes.yaxis.set_major_locator(MaxNLocator(6))
+                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
+                axes.yaxis.set_minor_locator(NullLocator())
         handles: list[Line2D | Patch] = [
             axes.axhline(
                 full, color="black", linewidth=0.8, dashes=(4, 2), zorder=1,

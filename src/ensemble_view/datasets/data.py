@@ -63,7 +63,7 @@ class Portion:
 
     data: Data
     positions: npt.NDArray[np.int64] | None
-    size: int = 1
+    size: float = 1.0
 
 
 def chosen(count: int, limit: int, seed: int) -> npt.NDArray[np.int64]:

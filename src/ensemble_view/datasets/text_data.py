@@ -99,17 +99,17 @@ class TextData(Data):
         """
         return min(self.length, max(_SHORTEST, 1 << (count - 1).bit_length()))
 
-    def for_model(self, model: nn.Module) -> TextData:
+    def for_model(self, model: nn.Module | None) -> TextData:
         """Return the data as a model takes them.
 
         Args:
             model: Its forward says whether there is a mask, and whether arguments have the names
-                that Hugging Face models give them.
+                that Hugging Face models give them; None stands for a chain made by hand.
 
         Returns:
             The data. Without a mask, padding still changes nothing before it in a causal net.
         """
-        known = inspect.signature(model.forward).parameters
+        known = () if model is None else inspect.signature(model.forward).parameters
         names = tuple(name for name in ("input_ids", "attention_mask") if name in known)
         return replace(self, inputs=names if "input_ids" in names else ())
 
@@ -137,16 +137,17 @@ class TextData(Data):
             yield inputs, _stacked(self.labels[start : start + batch_size], width, IGNORED)
 
     def portions(self) -> Sequence[Portion]:
-        """Return the sequences by padded length, the longest first.
+        """Return the sequences by padded length, that of most tokens first.
 
         Returns:
-            One portion per length.
+            One portion per length; batches of all of them hold about as many tokens.
         """
         widths = np.array([self.padded(len(tokens)) for tokens in self.sequences])
-        lengths = sorted({int(width) for width in widths}, reverse=True)
+        lengths, counts = np.unique(widths, return_counts=True)
+        ordered = lengths[np.argsort(-lengths * counts, kind="stable")]
         return [
-            Portion(self._at(positions), positions, max(1, lengths[0] // width))
-            for width in lengths
+            Portion(self._at(positions), positions, float(ordered[0] / width))
+            for width in ordered
             for positions in [np.flatnonzero(widths == width)]
         ]
 

@@ -19,7 +19,7 @@ __all__ = ["DEFAULT_LENGTH", "is_text", "open_text", "windows"]
 DEFAULT_LENGTH = 512
 """The most tokens of a sequence unless the user or the model says otherwise."""
 
-_SUFFIXES = (".txt", ".jsonl")
+_SUFFIXES = (".txt", ".text", ".md", ".jsonl")
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 _KEYS = ("input_ids", "attention_mask", "labels")
 _FEWEST = 2
@@ -34,8 +34,8 @@ def is_text(data: Any) -> bool:
         data: What a user gives as data.
 
     Returns:
-        True for a ``.txt`` or ``.jsonl`` path, a folder that a Hugging Face data set was saved to,
-        such a data set with a text or token column, and tokenised batches.
+        True for a ``.txt``, ``.text``, ``.md`` or ``.jsonl`` path, a folder that a Hugging Face
+        data set was saved to, such a data set with a text or token column, and tokenised batches.
 
     Example:
         >>> is_text("corpus.txt"), is_text("digits"), is_text({"input_ids": [[1, 2]]})
@@ -63,7 +63,7 @@ def open_text(
 ) -> TextData:
     """Open text and cut it into sequences of tokens.
 
-    A ``.txt`` file is one document, as perplexity on a corpus is usually measured; the rows of a
+    A text file is one document, as perplexity on a corpus is usually measured; the rows of a
     ``.jsonl`` file or a Hugging Face data set are documents of their own. Each document is
     tokenised whole and cut into windows of `length` tokens that do not overlap; a rest of one
     token, from which nothing can be predicted, is dropped.
@@ -219,7 +219,7 @@ def _tokenised(source: Any) -> Iterator[tuple[Tokens, Tokens]]:
     if hasattr(source, "column_names"):
         source = {key: source[key] for key in _KEYS if key in source.column_names}
     for batch in [source] if isinstance(source, Mapping) else source:
-        columns = {key: _rows(batch[key], key) for key in _KEYS if key in batch}
+        columns = {k: _rows(batch[k], f"{k} of a tokenised batch") for k in _KEYS if k in batch}
         tokens = columns["input_ids"]
         masks = columns.get("attention_mask", [np.ones_like(row) for row in tokens])
         labels = columns.get("labels", tokens)
@@ -233,14 +233,14 @@ def _tokenised(source: Any) -> Iterator[tuple[Tokens, Tokens]]:
             yield row[mask != 0], targets[mask != 0]
 
 
-def _rows(values: Any, key: str) -> list[Tokens]:
+def _rows(values: Any, where: str) -> list[Tokens]:
     """Rows of whole numbers, which may differ in length."""
     rows = [np.asarray(row.cpu() if isinstance(row, Tensor) else row) for row in values]
     for row in rows:
         if row.ndim != 1 or (row.size and row.dtype.kind not in "iub"):
             raise DataError(
-                f"{key} of a tokenised batch has a row of type {row.dtype} and shape {row.shape}: "
-                "expected whole numbers of the shape (N, T)."
+                f"{where} has a row of type {row.dtype} and shape {row.shape}: expected whole "
+                "numbers, one per token."
             )
     return [row.astype(np.int64) for row in rows]
 

@@ -22,7 +22,7 @@ __all__ = ["LanguageBaseline", "LanguageOutcomes", "LanguageResult"]
 _WORDING = text.Wording(
     value=("perplexity", "perplexity"),
     effect=("loss_change", "Δ loss"),
-    formats=("10.4g", "+9.3g"),
+    formats=("#10.4g", "+#9.3g"),
     test="t test over sequences",
     worse="raises the loss",
     worsen="raise the loss",
@@ -189,16 +189,20 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
         sentences = [
             f"{self._net} predicts {baseline.accuracy:.1%} of {baseline.tokens:,} next tokens in "
             f"{baseline.sequences:,} sequences of {self._data} correctly{self._cut_short}; the "
-            f"most frequent token alone would reach {baseline.chance:.1%}. Its perplexity is "
-            f"{baseline.perplexity:.4g} ({baseline.loss:.4g} nats per token)."
+            f"most frequent token alone would reach {baseline.chance:.1%}."
         ]
         sentences += text.mattering(self.frame, self.level, _WORDING)
+        perplexity = (
+            f"The full net's perplexity is {baseline.perplexity:.4g} ({baseline.loss:.4g} nats per "
+            "token)"
+        )
         if self.lesions:
             worst = max(self._rows, key=lambda row: float(row["loss_change"]))
-            sentences.append(
-                f"The largest change is that of {worst['blocks']}: perplexity times "
-                f"{worst['perplexity_ratio']:.3g}."
+            perplexity += (
+                f"; the highest, after deleting {worst['blocks']}, is "
+                f"{worst['perplexity_ratio']:.3g} times that"
             )
+        sentences.append(f"{perplexity}.")
         sentences.append("All of this is said of this net on these sequences only.")
         return " ".join(sentences) + self._not_deletable_sentence
 

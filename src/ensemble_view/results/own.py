@@ -93,7 +93,7 @@ class MeasuredResult(LesionStudyResult[MeasuredOutcomes]):
         return text.Wording(
             value=("value", self.measure[:10]),
             effect=("worsening", "worsening"),
-            formats=("10.4g", "+9.3g"),
+            formats=("#10.4g", "+#9.3g"),
             test="paired t test",
             worse=f"worsens {self.measure}",
             worsen=f"worsen {self.measure}",

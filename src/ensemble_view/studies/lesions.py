@@ -240,7 +240,8 @@ def lesion(
         granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
         limit: At most so many examples, class-balanced where they have classes.
         seed: Of the choice of examples.
-        batch_size: Examples per batch; by default the fastest, found by a short measurement.
+        batch_size: Examples per batch; by default the fastest, found by a short measurement. Of
+            text it is that of the length that most tokens have; others are in proportion.
         level: Of the intervals.
         command: Recorded in the result; by default the program's command line.
         progress: Called with the block evaluations done, times examples.

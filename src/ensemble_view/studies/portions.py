@@ -44,7 +44,8 @@ def measure_portions(
 
     Args:
         engines: Each portion and the engine for its shape, all with the same plans.
-        batch_size: Examples of the first portion per batch; more where they are smaller.
+        batch_size: Examples of the first portion per batch; more where they are smaller, fewer
+            where they are larger.
         progress: Told of the block evaluations done, times examples.
 
     Returns:
@@ -58,7 +59,8 @@ def measure_portions(
     interrupted = False
     try:
         for engine, portion in engines:
-            part = engine.measure(portion.data.batches(batch_size * portion.size), progress)
+            size = max(1, int(batch_size * portion.size))
+            part = engine.measure(portion.data.batches(size), progress)
             positions = portion.positions
             places.append(
                 (np.arange(part.examples) if positions is None else positions)[: part.examples]

@@ -131,7 +131,7 @@ def text_for(
     vocabulary = getattr(config, "vocab_size", None)
     if isinstance(vocabulary, int):
         text.check_vocabulary(vocabulary)
-    return text if model is None else text.for_model(model)
+    return text.for_model(model)
 
 
 def _open(
@@ -143,7 +143,8 @@ def _open(
     tokenizer: Any,
     length: int | None,
 ) -> Data:
-    if isinstance(data, TextData) or tokenizer is not None or is_text(data):
+    asked = tokenizer is not None or length is not None
+    if asked or isinstance(data, TextData) or is_text(data):
         return text_for(module, data, tokenizer=tokenizer, length=length)
     if isinstance(data, str):
         normalisation = model.normalisation if isinstance(model, Checkpoint) else None
