@@ -13,6 +13,7 @@ nets, and ``summary.md``. About two minutes on two CPU cores.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import ensemble_view
 from ensemble_view.figures import comparison_figure, save_figure
@@ -33,13 +34,16 @@ def run(folder: Path, *, limit: int | None = None) -> dict[str, ensemble_view.Le
     """
     folder.mkdir(parents=True, exist_ok=True)
     results = {
-        name: ensemble_view.lesion(
-            ensemble_view.load_checkpoint(name),
-            "digits",
-            plain=name in PLAIN,
-            limit=limit,
-            batch_size=64,
-            command="python analyses/single_lesions.py",
+        name: cast(
+            "ensemble_view.LesionResult",
+            ensemble_view.lesion(
+                ensemble_view.load_checkpoint(name),
+                "digits",
+                plain=name in PLAIN,
+                limit=limit,
+                batch_size=64,
+                command="python analyses/single_lesions.py",
+            ),
         )
         for name in (*RESIDUAL, *PLAIN)
     }

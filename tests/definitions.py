@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ensemble_view.measures import MEASURES
+from ensemble_view.measures.classification import MEASURES
 
 
 def measured(

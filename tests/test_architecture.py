@@ -38,11 +38,11 @@ ALLOWED: dict[str, str] = {
     "fitting": "errors",
     "adapters": "errors models",
     "checkpoints": "adapters bundled errors fitting models weights_file",
-    "datasets": "bundled errors",
+    "datasets": "adapters bundled errors measures",
     "training": "checkpoints datasets errors models weights_file",
     # What puts it all together.
     "studies": "calibration chain checkpoints datasets discovery engine errors interventions"
-    " plan results",
+    " measures plan results",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
     "cli": "bench checkpoints datasets discovery errors results studies training",
 }

@@ -24,7 +24,7 @@ from ensemble_view import Block, Chain, Compose, Delete, Engine, Reorder, Swap, 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.fusion import FusedBlock, FusedChain, fuse
 from ensemble_view.hooks import edited_by_plan
-from ensemble_view.measures import MEASURES
+from ensemble_view.measures.classification import MEASURES
 from ensemble_view.models import build
 from ensemble_view.plan import Action, Plan, bind
 from layers import wake
@@ -221,7 +221,8 @@ def test_measurements_are_those_of_the_hooks_logits(small):
                 result.outcomes[name][row].astype(float), expected, rtol=1e-6, atol=1e-6
             )
     assert set(result.outcomes) == set(MEASURES)
-    np.testing.assert_array_equal(result.labels, labels)
+    assert result.outcomes["correct"].dtype == result.outcomes["agreement"].dtype == np.bool_
+    np.testing.assert_array_equal(result.facts["labels"], labels)
     assert (result.batches, result.interrupted) == (3, False)
     assert result.block_evaluations == 3 * engine.cost.block_evaluations
     assert sum(told) == 15 * engine.cost.block_evaluations
@@ -259,7 +260,7 @@ def test_an_interrupted_run_keeps_what_is_done(small):
     data = batches(3, 4, 5)
     result = Engine(chain, plans).measure(interrupted_after(2, data))
     whole = Engine(chain, plans).measure(data[:2])
-    assert (result.interrupted, result.batches, len(result.labels)) == (True, 2, 7)
+    assert (result.interrupted, result.batches, len(result.facts["labels"])) == (True, 2, 7)
     assert (whole.interrupted, whole.batches) == (False, 2)
     for name in MEASURES:
         np.testing.assert_array_equal(result.outcomes[name], whole.outcomes[name])
@@ -278,7 +279,7 @@ def test_an_interruption_in_the_middle_of_a_batch_drops_that_batch(small):
             raise KeyboardInterrupt
 
     result = Engine(chain, plans).measure(batches(4, 4), interrupt)
-    assert (result.interrupted, result.batches, len(result.labels)) == (True, 1, 4)
+    assert (result.interrupted, result.batches, len(result.facts["labels"])) == (True, 1, 4)
 
 
 def test_an_interruption_before_the_first_batch_passes_through(small):

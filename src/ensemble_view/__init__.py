@@ -24,14 +24,14 @@ from importlib import metadata
 
 from ensemble_view.chain import Block, Chain
 from ensemble_view.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from ensemble_view.datasets import LabelledData, open_data
+from ensemble_view.datasets import LabelledData, TextData, open_data, open_text
 from ensemble_view.discovery import unravel
 from ensemble_view.engine import Engine
 from ensemble_view.errors import EnsembleViewError
 from ensemble_view.hooks import edited
 from ensemble_view.interventions import Compose, Delete, Intervention, Keep, Reorder, Swap
 from ensemble_view.plan import Plan
-from ensemble_view.results import LesionResult
+from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
 from ensemble_view.studies import lesion
 from ensemble_view.studies.inspection import inspect
 
@@ -46,15 +46,19 @@ __all__ = [
     "Intervention",
     "Keep",
     "LabelledData",
+    "LanguageResult",
     "LesionResult",
+    "MeasuredResult",
     "Plan",
     "Reorder",
     "Swap",
+    "TextData",
     "edited",
     "inspect",
     "lesion",
     "load_checkpoint",
     "open_data",
+    "open_text",
     "save_checkpoint",
     "unravel",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ensemble_view.engine import Engine
 
@@ -53,7 +54,7 @@ class Calibration:
 
 def calibrate(
     engine: Engine,
-    sample: tuple[Any, ...],
+    sample: tuple[Any, Any],
     *,
     sizes: Sequence[int] | None = None,
     most: int = 2**31,
@@ -67,7 +68,8 @@ def calibrate(
 
     Args:
         engine: With the plans of the study.
-        sample: The model's arguments for a few examples; repeated to the size that is timed.
+        sample: Inputs and targets of a few examples, as :meth:`Engine.measure` takes a batch;
+            repeated to the size that is timed. Without targets (None) measuring is not timed.
         sizes: Batch sizes to try; by default what suits the engine's device.
         most: How many examples there are; larger batches are not tried.
 
@@ -80,7 +82,8 @@ def calibrate(
         >>> block = Block(0, "F", branch=lambda x, context: x)
         >>> chain = Chain.from_parts(lambda x: x, [block], lambda x: x)
         >>> engine = Engine(chain, [bind(Compose(), chain.outline)])
-        >>> calibrate(engine, (torch.ones(2, 4),), sizes=[8]).batch_size
+        >>> sample = torch.ones(2, 4), torch.tensor([0, 1])
+        >>> calibrate(engine, sample, sizes=[8]).batch_size
         8
     """
     candidates = sorted(
@@ -104,17 +107,19 @@ def calibrate(
     return best
 
 
-def _seconds(engine: Engine, arguments: tuple[Any, ...]) -> float:
-    engine.profile(*arguments)
-    return min(engine.profile(*arguments) for _ in range(_REPETITIONS))
+def _seconds(engine: Engine, batch: tuple[Any, Any]) -> float:
+    engine.profile(*batch)
+    return min(engine.profile(*batch) for _ in range(_REPETITIONS))
 
 
-def _repeated(sample: tuple[Any, ...], size: int) -> tuple[Any, ...]:
-    count = next(len(value) for value in sample if isinstance(value, Tensor))
+def _repeated(sample: tuple[Any, Any], size: int) -> tuple[Any, Any]:
+    tensors = [leaf for leaf in pytree.tree_leaves(sample) if isinstance(leaf, Tensor)]
+    count = next(len(leaf) for leaf in tensors if leaf.ndim)
 
     def repeated(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
             return value
         return value.repeat(-(-size // count), *[1] * (value.ndim - 1))[:size]
 
-    return tuple(repeated(value) for value in sample)
+    found: tuple[Any, Any] = pytree.tree_map(repeated, sample)
+    return found

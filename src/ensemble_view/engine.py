@@ -3,7 +3,8 @@
 The plans are sorted into a trie (:mod:`ensemble_view.plan`) and walked depth-first, batches
 outermost; one activation is kept for each node that has children still to be visited. The blocks
 are those of the fused chain (:mod:`ensemble_view.fusion`). Results equal the slow reference
-(:mod:`ensemble_view.hooks`) up to rounding.
+(:mod:`ensemble_view.hooks`) up to rounding. What is measured of each output is a value given to
+the engine (:mod:`ensemble_view.measures`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ensemble_view.chain import Chain, Context
 from ensemble_view.errors import MeasurementError
 from ensemble_view.fusion import FusedChain, fuse
-from ensemble_view.measures import MEASURES, Reference, gather, measure
+from ensemble_view.measures import Classification, Measure
 from ensemble_view.plan import Action, Cost, Node, Plan, Step, Trie
 
 __all__ = ["Engine", "Measurements", "Progress"]
@@ -36,9 +38,8 @@ class Measurements:
     """What was measured of each plan on each example.
 
     Args:
-        outcomes: For each name in :data:`~ensemble_view.measures.MEASURES` an array
-            (plans, examples).
-        labels: (examples,).
+        outcomes: For each name in the measure's ``types`` an array (plans, examples).
+        facts: What the measure knows of each example, such as its label: arrays (examples,).
         block_evaluations: Branches really computed, over all batches.
         batches: How many batches were completed.
         seconds: Wall time of the run.
@@ -46,11 +47,16 @@ class Measurements:
     """
 
     outcomes: dict[str, npt.NDArray[Any]]
-    labels: npt.NDArray[np.int64]
+    facts: dict[str, npt.NDArray[Any]]
     block_evaluations: int
     batches: int
     seconds: float
     interrupted: bool
+
+    @property
+    def examples(self) -> int:
+        """How many examples were measured."""
+        return int(next(iter(self.outcomes.values())).shape[1])
 
 
 class Engine:
@@ -61,6 +67,7 @@ class Engine:
         plans: What to run. The first is the reference that the others are measured against, as a
             rule the full net.
         device: Where batches are sent; the chain must live there. Default: where its weights are.
+        measure: What is measured of each output; by default that of classification.
 
     Raises:
         MeasurementError: If there is no plan.
@@ -80,7 +87,12 @@ class Engine:
     """
 
     def __init__(
-        self, chain: Chain, plans: Sequence[Plan], *, device: torch.device | str | None = None
+        self,
+        chain: Chain,
+        plans: Sequence[Plan],
+        *,
+        device: torch.device | str | None = None,
+        measure: Measure | None = None,
     ) -> None:
         if not plans:
             raise MeasurementError(
@@ -89,6 +101,7 @@ class Engine:
         self.plans = tuple(plans)
         self.block_evaluations = 0
         self._trie = Trie(self.plans)
+        self._measure: Measure = measure or Classification()
         self._fused: FusedChain = fuse(chain)
         parameter = next(chain.model.parameters(), None) if chain.model is not None else None
         self.device = torch.device(device or (parameter.device if parameter is not None else "cpu"))
@@ -125,12 +138,12 @@ class Engine:
                     yield number, output
             waiting.extend((child, activation) for child in reversed(node.children))
 
-    def profile(self, *args: Any, **kwargs: Any) -> float:
+    def profile(self, inputs: Any, targets: Any) -> float:
         """Reckon the time of all plans on one batch from one evaluation of each block.
 
         Args:
-            *args: The model's positional arguments.
-            **kwargs: Its keyword arguments.
+            inputs: As for :meth:`measure`.
+            targets: As for :meth:`measure`; None leaves out what measuring takes.
 
         Returns:
             Seconds: each part's time, weighed by how often the plans run it. Does not count as
@@ -140,7 +153,7 @@ class Engine:
         total = 0.0
         with torch.inference_mode():
             clock = self._clock()
-            activation, context = self._start(args, kwargs)
+            activation, context = self._start(*_arguments(inputs))
             total += self._clock() - clock
             evaluations = self.block_evaluations
             for step in self.plans[0].steps:
@@ -149,11 +162,13 @@ class Engine:
                 total += counts[step] * (self._clock() - clock)
             self.block_evaluations = evaluations
             clock = self._clock()
-            reference = self._fused.head(activation, context)
-            if reference.ndim == 2:
-                labels = torch.zeros(len(reference), dtype=torch.int64, device=reference.device)
-                measure(reference, Reference.of(reference, labels))
+            output = self._fused.head(activation, context)
             total += len(self.plans) * (self._clock() - clock)
+            if targets is not None:
+                reference = self._measure.reference(output, self._sent(targets))
+                clock = self._clock()
+                self._measure.rows(output, reference)
+                total += len(self.plans) * (self._clock() - clock)
         return total
 
     def _clock(self) -> float:
@@ -166,9 +181,17 @@ class Engine:
         return self._fused.stem(*(self._placed(value) for value in args), **named)
 
     def _placed(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            value = value.to(self.device, non_blocking=True)
-        return self._fused.layout(value)
+        return self._fused.layout(self._sent(value))
+
+    def _sent(self, value: Any) -> Any:
+        """All tensors in a value on the engine's device."""
+
+        def send(leaf: Any) -> Any:
+            if isinstance(leaf, Tensor):
+                leaf = leaf.to(self.device, non_blocking=True)
+            return leaf
+
+        return pytree.tree_map(send, value)
 
     def _execute(self, step: Step, activation: Tensor, context: Context) -> Tensor:
         if step.action is Action.LINK:
@@ -180,12 +203,12 @@ class Engine:
         return block.kept(activation, context)
 
     def measure(
-        self, batches: Iterable[tuple[Any, Tensor]], progress: Progress | None = None
+        self, batches: Iterable[tuple[Any, Any]], progress: Progress | None = None
     ) -> Measurements:
         """Run all plans over data and measure every example.
 
         Args:
-            batches: Pairs of inputs and labels; several inputs come as a tuple or list, those
+            batches: Pairs of inputs and targets; several inputs come as a tuple or list, those
                 with names as a dictionary.
             progress: Told of the block evaluations done, times examples.
 
@@ -193,54 +216,75 @@ class Engine:
             The measurements of all completed batches; if the user interrupts, of those before.
 
         Raises:
-            MeasurementError: If there is no batch, or logits cannot be measured.
+            MeasurementError: If there is no batch, or outputs cannot be measured.
             KeyboardInterrupt: If the user interrupts before the first batch is complete.
         """
         started = time.perf_counter()
         before = self.block_evaluations
-        collected: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in MEASURES}
-        labels: list[npt.NDArray[np.int64]] = []
+        outcomes: list[dict[str, npt.NDArray[Any]]] = []
+        facts: list[dict[str, npt.NDArray[Any]]] = []
         interrupted = False
         try:
             for inputs, targets in batches:
-                measured = self._measure_batch(inputs, targets, progress)
-                for name, values in measured.items():
-                    collected[name].append(values)
-                labels.append(targets.cpu().numpy().astype(np.int64))
+                measured, known = self._measure_batch(inputs, targets, progress)
+                facts.append(known)
+                outcomes.append(measured)
         except KeyboardInterrupt:
-            if not labels:
+            if not outcomes:
                 raise
             interrupted = True
-        if not labels:
+        if not outcomes:
             raise MeasurementError(
                 "The data hold no example; there is nothing to measure. Check the data set and "
                 "its split."
             )
-        count = min(len(labels), *(len(parts) for parts in collected.values()))
         return Measurements(
-            outcomes={
-                name: np.concatenate(parts[:count], axis=1) for name, parts in collected.items()
-            },
-            labels=np.concatenate(labels[:count]),
+            outcomes=_joined(outcomes),
+            # An interruption may have come between the two.
+            facts=_joined(facts[: len(outcomes)]),
             block_evaluations=self.block_evaluations - before,
-            batches=count,
+            batches=len(outcomes),
             seconds=time.perf_counter() - started,
             interrupted=interrupted,
         )
 
+    @torch.inference_mode()
     def _measure_batch(
-        self, inputs: Any, targets: Tensor, progress: Progress | None
-    ) -> dict[str, npt.NDArray[Any]]:
-        reference: Reference | None = None
-        rows: list[Tensor | None] = [None] * len(self.plans)
+        self, inputs: Any, targets: Any, progress: Progress | None
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
+        reference: Any = None
+        rows: dict[int, Tensor] = {}
         done = self.block_evaluations
-        kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
-        args = () if kwargs else inputs if isinstance(inputs, tuple | list) else (inputs,)
-        for number, logits in self.logits(*args, **kwargs):
-            if reference is None:
-                reference = Reference.of(logits, targets.to(logits.device))
-            rows[number] = measure(logits, reference)
+        args, kwargs = _arguments(inputs)
+        for number, output in self.logits(*args, **kwargs):
+            if not rows:
+                reference = self._measure.reference(output, self._sent(targets))
+            rows[number] = self._measure.rows(output, reference)
             if progress is not None:
-                progress((self.block_evaluations - done) * len(targets))
+                progress((self.block_evaluations - done) * rows[number].shape[1])
                 done = self.block_evaluations
-        return gather(torch.stack([row for row in rows if row is not None]), self.plans)
+        facts = {name: fact.cpu().numpy() for name, fact in self._measure.facts(reference).items()}
+        return self._gather(torch.stack([rows[number] for number in range(len(rows))])), facts
+
+    def _gather(self, rows: Tensor) -> dict[str, npt.NDArray[Any]]:
+        """Bring the rows of all plans, the last one of each telling what is finite, to the host."""
+        values = rows.cpu().numpy()
+        broken = np.flatnonzero(~values[:, -1].astype(bool).all(axis=1))
+        if broken.size:
+            raise MeasurementError(self._measure.not_finite(str(self.plans[int(broken[0])])))
+        return {
+            name: values[:, row].astype(kind)
+            for row, (name, kind) in enumerate(self._measure.types.items())
+        }
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the model is called with for a batch's inputs."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
+
+
+def _joined(parts: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of several batches behind each other; examples are the last dimension."""
+    return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}

@@ -16,15 +16,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from ensemble_view.errors import MeasurementError
 
 if TYPE_CHECKING:
-    from ensemble_view.results import LesionResult
+    import pandas as pd
+
+    from ensemble_view.results import LesionResult, LesionStudyResult
     from ensemble_view.results.records import Lesion
 
-__all__ = ["COLUMN_WIDTH", "FULL_WIDTH", "comparison_figure", "lesion_figure", "save_figure"]
+__all__ = [
+    "COLUMN_WIDTH",
+    "FULL_WIDTH",
+    "comparison_figure",
+    "lesion_figure",
+    "measured_figure",
+    "save_figure",
+]
 
 COLUMN_WIDTH = 3.3
 """Width in inches of one column of a two-column page."""
@@ -79,10 +88,8 @@ def lesion_figure(result: LesionResult) -> Figure:
     Returns:
         A figure of column width, or of full width for more than 30 blocks.
     """
-    single = all(len(lesion.blocks) == 1 for lesion in result.lesions)
-    places = result.block_count if single else len(result.lesions)
-    position = [lesion.blocks[0] for lesion in result.lesions] if single else range(places)
-    points = _Points.of(result, np.array(position, float))
+    single, places, position = _places(result)
+    points = _Points.of(result, position)
     zoom = _zoom(points)
     with _paper_style():
         figure, panels = _empty_figure(
@@ -91,16 +98,71 @@ def lesion_figure(result: LesionResult) -> Figure:
         for axes in panels:
             handles = _reference_lines(axes, result)
             handles += _lesion_points(axes, points, single=single)
-            if single and result.not_deletable:
-                handles.append(_bands(axes, [block.index for block in result.not_deletable]))
+            handles += _not_deletable(axes, result, single=single)
         if zoom is not None:
             _enlarge(panels[1], points, zoom)
-        panels[-1].set_xlim(-0.75, places - 0.25)
-        if single:
-            panels[-1].set_xlabel("Index of the deleted block")
-            panels[-1].xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
-        else:
-            _name_sets(panels[-1], [lesion.label for lesion in result.lesions])
+        _name_places(panels[-1], result, places, single=single)
+        _legend(figure, handles)
+    return figure
+
+
+def measured_figure(
+    result: LesionStudyResult[Any],
+    *,
+    value: pd.Series[float],
+    low: pd.Series[float],
+    high: pd.Series[float],
+    full: float,
+    label: str,
+    logarithmic: bool = False,
+) -> Figure:
+    """Draw what was measured after the deletion of each block, in its own units.
+
+    Laid out as :func:`lesion_figure`, which is for test errors.
+
+    Args:
+        result: whose lesions are drawn.
+        value: of each lesion.
+        low: lower limit of the paired change, around the full net's value.
+        high: upper limit.
+        full: the full net's value.
+        label: of the vertical axis.
+        logarithmic: whether that axis is.
+
+    Returns:
+        A figure of column width, or of full width for more than 30 blocks.
+    """
+    single, places, position = _places(result)
+    points = _Points(
+        position=position,
+        value=np.asarray(value, float),
+        low=np.asarray(low, float),
+        high=np.asarray(high, float),
+        full=full,
+        changes=np.array([lesion.changes_shape for lesion in result.lesions], bool),
+    )
+    with _paper_style():
+        width = _width(places, [] if single else result.lesions)
+        figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylabel(label)
+        if logarithmic:
+            axes.set_yscale("log")
+            if max(full, np.max(points.value)) < 10 * min(full, np.min(points.value)):
+                # Within a decade a logarithmic axis has no round numbers of its own.
+                axes.yaxis.set_major_locator(MaxNLocator(6))
+                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
+                axes.yaxis.set_minor_locator(NullLocator())
+        handles: list[Line2D | Patch] = [
+            axes.axhline(
+                full, color="black", linewidth=0.8, dashes=(4, 2), zorder=1,
+                label=f"full net ({full:.4g})",
+            )
+        ]  # fmt: skip
+        handles += _lesion_points(axes, points, single=single)
+        handles += _not_deletable(axes, result, single=single)
+        _name_places(axes, result, places, single=single)
         _legend(figure, handles)
     return figure
 
@@ -181,7 +243,7 @@ class _Points:
     """Where the markers and intervals of a result stand, as arrays over its lesions."""
 
     position: _Floats
-    error: _Floats
+    value: _Floats
     low: _Floats
     high: _Floats
     full: float
@@ -192,12 +254,20 @@ class _Points:
         frame, full = result.frame, 1 - result.baseline.accuracy
         return cls(
             position=position,
-            error=1 - frame["accuracy"].to_numpy(float),
+            value=1 - frame["accuracy"].to_numpy(float),
             low=np.clip(full + frame["drop_low"].to_numpy(float), 0, 1),
             high=np.clip(full + frame["drop_high"].to_numpy(float), 0, 1),
             full=full,
             changes=frame["changes_shape"].to_numpy(bool),
         )
+
+
+def _places(result: LesionStudyResult[Any]) -> tuple[bool, int, _Floats]:
+    """Whether single blocks were deleted, how many places the axis has, and each lesion's."""
+    single = all(len(lesion.blocks) == 1 for lesion in result.lesions)
+    places = result.block_count if single else len(result.lesions)
+    position = [lesion.blocks[0] for lesion in result.lesions] if single else range(places)
+    return single, places, np.array(position, float)
 
 
 def _zoom(points: _Points) -> tuple[float, float] | None:
@@ -208,9 +278,9 @@ def _zoom(points: _Points) -> tuple[float, float] | None:
         return None
     # No interval of a point that is shown may be cut off.
     high = max(points.full, points.high[near].max())
-    while points.high[points.error <= high].max() > high:
-        high = points.high[points.error <= high].max()
-    low = min(points.full, points.low[points.error <= high].min())
+    while points.high[points.value <= high].max() > high:
+        high = points.high[points.value <= high].max()
+    low = min(points.full, points.low[points.value <= high].min())
     margin = 0.08 * (high - low)
     return float(low - margin), float(high + margin)
 
@@ -220,7 +290,7 @@ def _enlarge(axes: Axes, points: _Points, zoom: tuple[float, float]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
     for chosen, _, colour in _kinds(points):
-        above = points.position[chosen & (points.error > zoom[1])]
+        above = points.position[chosen & (points.value > zoom[1])]
         # An empty line that is not clipped would stretch the layout to the page's corner.
         if above.size:
             axes.plot(
@@ -285,7 +355,7 @@ def _markers(
         position, points.low[chosen], points.high[chosen], color=colour, linewidth=0.8, zorder=2
     )
     axes.plot(
-        position, points.error[chosen], marker, color=colour, markersize=_MARKER_SIZE, zorder=3,
+        position, points.value[chosen], marker, color=colour, markersize=_MARKER_SIZE, zorder=3,
         markeredgewidth=0.8 if hollow else 0, markerfacecolor="white" if hollow else colour,
     )  # fmt: skip
 
@@ -296,7 +366,7 @@ def _one_of_several(axes: Axes, result: LesionResult, marker: str, colour: Any) 
     points = _Points.of(result, np.array(position, float))
     order = np.argsort(points.position, kind="stable")
     axes.plot(
-        points.position[order], points.error[order],
+        points.position[order], points.value[order],
         color=colour, linewidth=0.6, alpha=0.5, zorder=1,
     )  # fmt: skip
     for chosen, hollow in ((~points.changes, False), (points.changes, True)):
@@ -341,6 +411,23 @@ def _bands(axes: Axes, indices: Sequence[int]) -> Patch:
     for index in indices:
         axes.axvspan(index - 0.5, index + 0.5, color="0.9", linewidth=0, zorder=0)
     return Patch(color="0.9", linewidth=0, label="not deletable")
+
+
+def _not_deletable(
+    axes: Axes, result: LesionStudyResult[Any], *, single: bool
+) -> list[Line2D | Patch]:
+    if not (single and result.not_deletable):
+        return []
+    return [_bands(axes, [block.index for block in result.not_deletable])]
+
+
+def _name_places(axes: Axes, result: LesionStudyResult[Any], places: int, *, single: bool) -> None:
+    axes.set_xlim(-0.75, places - 0.25)
+    if single:
+        axes.set_xlabel("Index of the deleted block")
+        axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
+    else:
+        _name_sets(axes, [lesion.label for lesion in result.lesions])
 
 
 def _width(places: int, sets: Sequence[Lesion]) -> float:

@@ -15,6 +15,7 @@ __all__ = [
     "Download",
     "Granularity",
     "Json",
+    "Length",
     "Limit",
     "Mean",
     "Model",
@@ -24,6 +25,7 @@ __all__ = [
     "Seed",
     "Split",
     "Std",
+    "Tokenizer",
     "TrustPickle",
 ]
 
@@ -39,7 +41,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         help="digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file with images and "
-        "labels, or a folder with one subfolder per class. Default: what the checkpoint names.",
+        "labels, or a folder with one subfolder per class; for a language model a text file, a "
+        ".jsonl file, or a folder of save_to_disk. Default: what the checkpoint names.",
         rich_help_panel="Data",
     ),
 ]
@@ -64,6 +67,21 @@ Resize = Annotated[
 ]
 Crop = Annotated[
     int | None, typer.Option(min=1, help="Square in the centre, pixels.", rich_help_panel="Data")
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        help="Of text: a folder or name for transformers. Default: bytes, for a vocabulary of 256.",
+        rich_help_panel="Data",
+    ),
+]
+Length = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Of text: tokens per sequence. Default: 512, or as many as the model takes.",
+        rich_help_panel="Data",
+    ),
 ]
 Limit = Annotated[
     int | None,

@@ -1,4 +1,7 @@
-"""Open labelled data by name or path, or take what a user already has."""
+"""Open data by name or path, or take what a user already has.
+
+Labelled examples are opened here; text by ``open_text``; a user's own measure takes ``TargetData``.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ import torchvision
 from torch.utils.data import DataLoader
 
 from ensemble_view.bundled import bundled
+from ensemble_view.datasets.data import Data, Portion, examples_in
 from ensemble_view.datasets.labelled_data import (
     IndexedData,
     LabelledData,
@@ -24,9 +28,26 @@ from ensemble_view.datasets.labelled_data import (
 )
 from ensemble_view.datasets.loader_data import LoaderData, labels_of
 from ensemble_view.datasets.sources import ArraySource, DatasetSource, FileSource
+from ensemble_view.datasets.target_data import TargetData
+from ensemble_view.datasets.text_data import TextData
+from ensemble_view.datasets.text_sources import is_text, open_text
 from ensemble_view.errors import DataError
 
-__all__ = ["DATA_NAMES", "LabelledData", "as_data", "bundled", "default_root", "open_data"]
+__all__ = [
+    "DATA_NAMES",
+    "Data",
+    "LabelledData",
+    "Portion",
+    "TargetData",
+    "TextData",
+    "as_data",
+    "bundled",
+    "default_root",
+    "examples_in",
+    "is_text",
+    "open_data",
+    "open_text",
+]
 
 _TORCHVISION = {
     "cifar10": "CIFAR10",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
@@ -14,6 +14,7 @@ import torch
 import torchvision.transforms.v2.functional as transforms
 from torch import Tensor
 
+from ensemble_view.datasets.data import Data
 from ensemble_view.errors import DataError
 
 __all__ = ["IndexedData", "LabelledData", "Preprocessing", "Source", "check_labels"]
@@ -154,14 +155,9 @@ class Source(Protocol):
         ...
 
 
-class LabelledData(ABC):
-    """Labelled examples in a fixed order, given out as batches.
+class LabelledData(Data):
+    """Examples with one class index each; `open_data` and `as_data` make them."""
 
-    Every pass gives the same batches, so that outcomes per example can be paired between passes.
-    `open_data` and `as_data` make them.
-    """
-
-    name: str
     class_names: tuple[str, ...] | None
     preprocessing: Preprocessing | None
     split: str | None
@@ -172,15 +168,8 @@ class LabelledData(ABC):
         """The class index of every example, shape (N,), or None while it is not known."""
 
     @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
     def batches(self, batch_size: int = 64) -> Iterator[Batch]:
         """Yield (inputs, labels): floating-point (B, ...) and int64 (B,), always in one order."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over labels, inputs and their preprocessing."""
 
     @abstractmethod
     def subset(self, limit: int, seed: int = 0) -> LabelledData:
@@ -205,9 +194,6 @@ class LabelledData(ABC):
         """
         if self.labels is not None:
             check_labels(self.labels, self.name, classes)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {len(self)} examples)"
 
 
 @dataclass(frozen=True, repr=False)

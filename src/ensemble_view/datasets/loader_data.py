@@ -29,7 +29,7 @@ from ensemble_view.datasets.labelled_data import (
 from ensemble_view.datasets.sources import ArraySource
 from ensemble_view.errors import DataError
 
-__all__ = ["LoaderData", "labels_of"]
+__all__ = ["LoaderData", "in_order", "labels_of"]
 
 
 def labels_of(dataset: Any) -> Indices:
@@ -82,6 +82,42 @@ def _whole(label: Any, where: str) -> int:
     return value
 
 
+def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Return a loader that gives the same examples in one order on every pass.
+
+    Args:
+        loader: Any loader; one that shuffles is replaced by one that does not.
+
+    Returns:
+        The loader.
+
+    Raises:
+        DataError: If every pass draws other examples.
+
+    Example:
+        >>> loader = DataLoader([3, 1, 2], shuffle=True)
+        >>> [int(value) for value in in_order(loader)]
+        [3, 1, 2]
+    """
+    sampler = loader.sampler
+    drawn = isinstance(sampler, WeightedRandomSampler | SubsetRandomSampler)
+    if isinstance(sampler, RandomSampler):
+        drawn = sampler.replacement or sampler.num_samples != len(loader.dataset)  # type: ignore[arg-type]
+    if drawn:
+        raise DataError(
+            f"The DataLoader's {type(sampler).__name__} draws examples at random, others on every "
+            "pass: pass a loader with shuffle=False over a fixed subset."
+        )
+    if not isinstance(sampler, RandomSampler):
+        return loader
+    return DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+    )
+
+
 class LoaderData(LabelledData):
     """The batches of a user's own DataLoader, kept as they are.
 
@@ -116,27 +152,8 @@ class LoaderData(LabelledData):
 
         Returns:
             The data.
-
-        Raises:
-            DataError: If every pass draws other examples.
         """
-        sampler = loader.sampler
-        drawn = isinstance(sampler, WeightedRandomSampler | SubsetRandomSampler)
-        if isinstance(sampler, RandomSampler):
-            drawn = sampler.replacement or sampler.num_samples != len(loader.dataset)  # type: ignore[arg-type]
-        if drawn:
-            raise DataError(
-                f"The DataLoader's {type(sampler).__name__} draws examples at random, others on "
-                "every pass: pass a loader with shuffle=False over a fixed subset."
-            )
-        if isinstance(sampler, RandomSampler):
-            loader = DataLoader(
-                loader.dataset,
-                batch_size=loader.batch_size,
-                num_workers=loader.num_workers,
-                collate_fn=loader.collate_fn,
-            )
-        return cls(loader, name)
+        return cls(in_order(loader), name)
 
     @cached_property
     def _count(self) -> int:

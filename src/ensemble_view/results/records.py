@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,15 @@ import numpy.typing as npt
 from ensemble_view.errors import MeasurementError
 from ensemble_view.results.files import plain
 
-__all__ = ["Baseline", "Cost", "Lesion", "NotDeletable", "Outcomes", "Provenance"]
-
-_OF_EXAMPLES = ("baseline_correct", "baseline_loss", "labels")
+__all__ = [
+    "Baseline",
+    "Cost",
+    "ExampleArrays",
+    "Lesion",
+    "NotDeletable",
+    "Outcomes",
+    "Provenance",
+]
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,55 @@ class Provenance:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcomes:
+class ExampleArrays:
+    """Arrays over the same examples: ``[lesions, examples]``, or ``[examples]`` of the full net.
+
+    A subclass is a frozen dataclass of arrays and names those of the full net and the examples,
+    that which counts the examples last.
+    """
+
+    of_examples: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        counted = self.of_examples[-1]
+        examples = self.arrays[counted].shape
+        if len(examples) != 1 or examples[0] == 0:
+            raise MeasurementError(
+                f"The {counted} have shape {examples}; expected one dimension with at least one "
+                "example; measure at least one batch."
+            )
+        for name, array in self.arrays.items():
+            expected = examples if name in self.of_examples else (self.lesions, *examples)
+            if array.shape != expected:
+                raise MeasurementError(
+                    f"The outcomes' {name} has shape {array.shape}; expected {expected}; "
+                    "measure every lesion on the same examples."
+                )
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All arrays by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def lesions(self) -> int:
+        """How many rows the arrays of lesions have."""
+        return next(len(a) for name, a in self.arrays.items() if name not in self.of_examples)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, type(self)):
+            return NotImplemented
+        return all(
+            mine.dtype == theirs.dtype
+            and np.array_equal(mine, theirs, equal_nan=mine.dtype.kind == "f")
+            for mine, theirs in zip(self.arrays.values(), other.arrays.values(), strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes(ExampleArrays):
     """The measurements of every example under every lesion.
 
     Attributes:
@@ -134,6 +188,8 @@ class Outcomes:
         labels: shape ``[examples]``, int64: the true classes.
     """
 
+    of_examples = ("baseline_correct", "baseline_loss", "labels")
+
     correct: npt.NDArray[np.bool_]
     loss: npt.NDArray[np.float32]
     agreement: npt.NDArray[np.bool_]
@@ -141,34 +197,3 @@ class Outcomes:
     baseline_correct: npt.NDArray[np.bool_]
     baseline_loss: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        examples = self.labels.shape
-        if len(examples) != 1 or examples[0] == 0:
-            raise MeasurementError(
-                f"The labels have shape {examples}; expected one dimension with at least one "
-                "example; measure at least one batch."
-            )
-        for field in fields(self):
-            array = getattr(self, field.name)
-            expected = examples if field.name in _OF_EXAMPLES else (len(self.correct), *examples)
-            if array.shape != expected:
-                raise MeasurementError(
-                    f"The outcomes' {field.name} has shape {array.shape}; expected {expected}; "
-                    "measure every lesion on the same examples."
-                )
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Outcomes):
-            return NotImplemented
-        return all(
-            getattr(self, field.name).dtype == getattr(other, field.name).dtype
-            and np.array_equal(
-                getattr(self, field.name),
-                getattr(other, field.name),
-                equal_nan=getattr(self, field.name).dtype.kind == "f",
-            )
-            for field in fields(self)
-        )
-
-    __hash__ = None  # type: ignore[assignment]

@@ -5,12 +5,23 @@ from __future__ import annotations
 import html
 import textwrap
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["HARMLESS", "RUINOUS", "html_table", "summary", "text_table", "wrapped"]
+__all__ = [
+    "ACCURACY",
+    "HARMLESS",
+    "RUINOUS",
+    "Wording",
+    "html_table",
+    "mattering",
+    "summary",
+    "text_table",
+    "wrapped",
+]
 
 HARMLESS = 0.10
 """A deletion is called harmless where it costs at most this share of the accuracy above chance."""
@@ -19,15 +30,51 @@ RUINOUS = 0.50
 """A deletion is called ruinous where it costs at least this share of the accuracy above chance."""
 
 _MOST_ROWS = 80
-_NAME_WIDTH = 20
+_WIDTH = 80
+_P_WIDTH = 8
 _MOST_LABELS = 12
 
 
-def text_table(frame: pd.DataFrame) -> str:
+@dataclass(frozen=True)
+class Wording:
+    """What a kind of result calls its numbers.
+
+    Attributes:
+        value: column of what is measured, and its head in the table.
+        effect: column of the change, positive for worse, with ``_low`` and ``_high``; and its head.
+        formats: of value and effect, with their widths.
+        test: where the p-values are from.
+        worse: what deletion does where the change is positive: ``"costs accuracy"``.
+        worsen: the same as an infinitive.
+        better: what it does where the change is negative.
+    """
+
+    value: tuple[str, str]
+    effect: tuple[str, str]
+    formats: tuple[str, str]
+    test: str
+    worse: str
+    worsen: str
+    better: str
+
+
+ACCURACY = Wording(
+    value=("accuracy", "accuracy"),
+    effect=("drop", "drop"),
+    formats=("8.4f", "+7.4f"),
+    test="McNemar's exact test",
+    worse="costs accuracy",
+    worsen="cost accuracy",
+    better="raises accuracy",
+)
+
+
+def text_table(frame: pd.DataFrame, wording: Wording = ACCURACY) -> str:
     """Lay out the lesions as a table at most 80 columns wide.
 
     Args:
-        frame: one row per lesion, with the columns of ``LesionResult.frame``.
+        frame: one row per lesion, with the columns of a result's ``frame``.
+        wording: which columns to show, and how.
 
     Returns:
         The table; a star marks lesions that delete a shape-changing block. Beyond 80 lesions the
@@ -44,12 +91,14 @@ def text_table(frame: pd.DataFrame) -> str:
     """
     width = max([5, *(len(str(label)) for label in frame["blocks"])])
     width = min(width, 12)
-    module = _NAME_WIDTH - max(0, width - 6)
+    value, effect = (len(format(0.0, spec)) for spec in wording.formats)
+    taken = width + 4 + value + 2 + effect + 2 + 2 * effect + 4 + 2 + _P_WIDTH
+    module = min(20 - max(0, width - 6), _WIDTH - taken - 2)
     head = (
-        f"{'block':>{width + 1}}  {'module':<{module}}  accuracy     drop   interval"
-        "           p (Holm)"
+        f"{'block':>{width + 1}}  {'module':<{module}}  {wording.value[1]:>{value}}  "
+        f"{wording.effect[1]:>{effect}}  {' interval':<{2 * effect + 4}}  p (Holm)"
     )
-    rows = [_text_row(row, width, module) for row in frame.to_dict("records")]
+    rows = [_text_row(row, wording, width, module) for row in frame.to_dict("records")]
     if len(rows) > _MOST_ROWS:
         left_out = len(rows) - _MOST_ROWS + 1
         half = _MOST_ROWS // 2
@@ -59,12 +108,14 @@ def text_table(frame: pd.DataFrame) -> str:
     return "\n".join([head, *rows])
 
 
-def _text_row(row: Mapping[Hashable, Any], width: int, module: int) -> str:
+def _text_row(row: Mapping[Hashable, Any], wording: Wording, width: int, module: int) -> str:
     label = _shortened(str(row["blocks"]), width) + ("*" if row["changes_shape"] else " ")
+    value, effect = wording.value[0], wording.effect[0]
+    changes = [format(row[f"{effect}{end}"], wording.formats[1]) for end in ("", "_low", "_high")]
     return (
         f"{label:>{width + 2}} {_shortened(str(row['names']), module):<{module}}  "
-        f"{row['accuracy']:8.4f}  {row['drop']:+7.4f}  "
-        f"[{row['drop_low']:+7.4f}, {row['drop_high']:+7.4f}]  {_p_value(row['p_adjusted']):>8}"
+        f"{format(row[value], wording.formats[0])}  {changes[0]}  [{changes[1]}, {changes[2]}]  "
+        f"{_p_value(row['p_adjusted']):>{_P_WIDTH}}"
     )
 
 
@@ -113,7 +164,7 @@ def summary(frame: pd.DataFrame, *, subject: str, chance: float, level: float) -
         >>> "Of 1 block that keeps the shape, 1 is harmless" in text
         True
     """
-    noun = "block" if bool((frame["count"] == 1).all()) else "set of blocks"
+    noun = _noun(frame)
     sentences = [f"{subject}."]
     if frame.empty:
         sentences.append("Nothing was lesioned.")
@@ -128,7 +179,7 @@ def summary(frame: pd.DataFrame, *, subject: str, chance: float, level: float) -
             f"Harmless: with {level:.0%} confidence, each deletion taken by itself, it costs at "
             f"most {HARMLESS:.0%} of the accuracy above chance; ruinous: at least {RUINOUS:.0%}.",
         ]
-    sentences += _mattering_sentences(frame, noun, level)
+    sentences += mattering(frame, level, ACCURACY)
     sentences.append("All of this is said of this net on these examples only.")
     return " ".join(sentences)
 
@@ -153,22 +204,43 @@ def _weighed(frame: pd.DataFrame, noun: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _mattering_sentences(frame: pd.DataFrame, noun: str, level: float) -> list[str]:
+def mattering(frame: pd.DataFrame, level: float, wording: Wording) -> list[str]:
+    """Say which lesions make things worse, and which better, beyond doubt.
+
+    Args:
+        frame: one row per lesion, with ``p_adjusted`` and the column of the effect.
+        level: confidence level, a proportion.
+        wording: which column, and the words.
+
+    Returns:
+        Sentences.
+
+    Example:
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame([{"blocks": "3", "count": 1, "drop": 0.1, "p_adjusted": 0.01}])
+        >>> mattering(frame, 0.95, ACCURACY)[0][-45:]
+        'correction over 1, p <= 0.05) for 1 block: 3.'
+    """
+    noun = _noun(frame)
     significant = frame["p_adjusted"] <= 1 - level
-    worse = list(frame[significant & (frame["drop"] > 0)]["blocks"])
-    better = list(frame[significant & (frame["drop"] < 0)]["blocks"])
-    rule = f"McNemar's exact test, Holm's correction over {len(frame)}, p <= {1 - level:.2g}"
+    worse = list(frame[significant & (frame[wording.effect[0]] > 0)]["blocks"])
+    better = list(frame[significant & (frame[wording.effect[0]] < 0)]["blocks"])
+    rule = f"{wording.test}, Holm's correction over {len(frame)}, p <= {1 - level:.2g}"
     sentences = []
     if worse:
         whole = _counted(worse, noun)
         if len(worse) == len(frame) > 1:
             whole = f"all {len(worse)} {_plural(noun)}"
-        sentences.append(f"Deletion costs accuracy ({rule}) for {whole}.")
+        sentences.append(f"Deletion {wording.worse} ({rule}) for {whole}.")
     elif len(frame):
-        sentences.append(f"No deletion is shown to cost accuracy ({rule}).")
+        sentences.append(f"No deletion is shown to {wording.worsen} ({rule}).")
     if better:
-        sentences.append(f"It raises accuracy for {_counted(better, noun)}.")
+        sentences.append(f"It {wording.better} for {_counted(better, noun)}.")
     return sentences
+
+
+def _noun(frame: pd.DataFrame) -> str:
+    return "block" if bool((frame["count"] == 1).all()) else "set of blocks"
 
 
 def _be(number: int) -> str:

@@ -20,6 +20,8 @@ from ensemble_view.studies.subject import Subject
 
 __all__ = ["Inspection", "inspect"]
 
+_SAMPLE = {"examples": 256, "sequences": 16}
+
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
@@ -130,7 +132,10 @@ def inspect(
     """
     chain = subject.chain if isinstance(subject, Subject) else subject
     if isinstance(subject, Subject):
-        sample = next(iter(subject.data.batches(256)))[0].to(subject.sample[0].device)
+        portion = subject.portions[0][1]
+        sample = next(iter(portion.data.batches(_SAMPLE[portion.data.unit])))[0]
+        device = next(leaf.device for leaf in pytree.tree_leaves(subject.sample))
+        sample = pytree.tree_map(lambda leaf: leaf.to(device), sample)
     flops, ratios = [math.nan] * len(chain), [math.nan] * len(chain)
     if sample is not None:
         flops, measured = _run(chain, sample)

@@ -12,15 +12,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ensemble_view.chain import Chain
 from ensemble_view.checkpoints import Checkpoint, weights_hash
-from ensemble_view.datasets import LabelledData, as_data, open_data
+from ensemble_view.datasets import (
+    Data,
+    Portion,
+    TargetData,
+    TextData,
+    as_data,
+    examples_in,
+    is_text,
+    open_data,
+    open_text,
+)
+from ensemble_view.datasets.text_sources import DEFAULT_LENGTH
 from ensemble_view.discovery import Granularity, unravel
-from ensemble_view.errors import DataError
+from ensemble_view.errors import DataError, DiscoveryError
 from ensemble_view.results import Provenance
 
-__all__ = ["Subject", "examine"]
+__all__ = ["Subject", "examine", "text_for"]
 
 _PACKAGES = ("ensemble-view", "torch", "torchvision", "numpy", "scipy", "pandas")
 
@@ -30,16 +42,21 @@ class Subject:
     """A chain and the data it is studied on.
 
     Args:
-        chain: What is studied.
-        data: What it is studied on.
+        data: What is studied on.
         model: Of the model: name, architecture, hash of its weights.
-        sample: The model's arguments for the first few examples.
+        portions: The data by shape of the examples, with the chain that was found for each.
+        sample: Inputs and targets of the first two examples of the first portion.
     """
 
-    chain: Chain
-    data: LabelledData
+    data: Data
     model: Mapping[str, Any]
-    sample: tuple[Tensor, ...]
+    portions: tuple[tuple[Chain, Portion], ...]
+    sample: tuple[Any, Any]
+
+    @property
+    def chain(self) -> Chain:
+        """The chain that was found for the first portion; the others have the same blocks."""
+        return self.portions[0][0]
 
     def provenance(
         self, *, seed: int, command: str | None, batch_size: int, threads: int
@@ -75,6 +92,84 @@ def _describe_device(device: str) -> str:
     return device
 
 
+def text_for(
+    model: nn.Module | None,
+    source: Any,
+    *,
+    tokenizer: Any = None,
+    length: int | None = None,
+    split: str = "test",
+) -> TextData:
+    """Open text for a model.
+
+    Args:
+        model: Its configuration, if it has one, says how many positions and tokens it knows.
+        source: As for :func:`~ensemble_view.datasets.open_text`, or text that is open already.
+        tokenizer: Likewise; None takes bytes, for a model of 256 tokens.
+        length: The most tokens of a sequence; by default 512, or as many as the model takes.
+        split: Which part, where a saved data set has parts.
+
+    Returns:
+        The text, as the model takes it.
+
+    Raises:
+        DataError: If the text cannot be opened, or does not fit the model.
+    """
+    config = getattr(model, "config", None)
+    most = getattr(config, "max_position_embeddings", None)
+    if not isinstance(most, int) or most < 1:
+        most = None
+    text = source
+    if not isinstance(text, TextData):
+        length = length or min(DEFAULT_LENGTH, most or DEFAULT_LENGTH)
+        text = open_text(source, tokenizer=tokenizer, length=length, split=split)
+    if most is not None and text.length > most:
+        raise DataError(
+            f"The length is {text.length:,} tokens, but the model takes at most {most:,}; choose "
+            "a shorter length."
+        )
+    vocabulary = getattr(config, "vocab_size", None)
+    if isinstance(vocabulary, int):
+        text.check_vocabulary(vocabulary)
+    return text.for_model(model)
+
+
+def _open(
+    data: Any,
+    model: nn.Module | Chain | Checkpoint,
+    module: nn.Module | None,
+    *,
+    any_targets: bool,
+    tokenizer: Any,
+    length: int | None,
+) -> Data:
+    asked = tokenizer is not None or length is not None
+    if asked or isinstance(data, TextData) or is_text(data):
+        return text_for(module, data, tokenizer=tokenizer, length=length)
+    if isinstance(data, str):
+        normalisation = model.normalisation if isinstance(model, Checkpoint) else None
+        mean, std = normalisation or (None, None)
+        return open_data(data, mean=mean, std=std)
+    if isinstance(data, Data):
+        return data
+    return TargetData(data) if any_targets else as_data(data)
+
+
+def _first_two(data: Data, device: Any) -> tuple[Any, Any]:
+    batch = next(iter(data.batches(2)), None)
+    count = examples_in(batch)
+    if batch is None or not count:
+        raise DataError(f"The data {data.name!r} hold no example; there is nothing to measure.")
+
+    def first(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return (leaf[:2] if leaf.ndim and len(leaf) == count else leaf).to(device)
+
+    found: tuple[Any, Any] = pytree.tree_map(first, tuple(batch))
+    return found
+
+
 def examine(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
@@ -83,49 +178,65 @@ def examine(
     granularity: Granularity = "block",
     limit: int | None = None,
     seed: int = 0,
+    any_targets: bool = False,
+    tokenizer: Any = None,
+    length: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Subject:
-    """Bring a model and data together and unravel the model.
+    """Bring a model and data together and unravel the model, once for each shape of the data.
 
     Args:
         model: A module, a chain, or a checkpoint.
         data: A name or path for :func:`~ensemble_view.datasets.open_data`, or anything that
-            :func:`~ensemble_view.datasets.as_data` takes. By name, the data are normalised as the
+            :func:`~ensemble_view.datasets.as_data` takes; text for
+            :func:`~ensemble_view.datasets.open_text`. By name, images are normalised as the
             checkpoint says.
         plain: Take a net without shortcuts apart into its conv-norm-activation units.
         granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
         limit: At most so many examples, class-balanced.
         seed: Of the choice of examples.
+        any_targets: Whether targets may be anything, not only one class index per example.
+        tokenizer: Of text, as for :func:`text_for`.
+        length: Of text, as for :func:`text_for`.
         progress: Told the name of each stage of unravelling as it begins.
 
     Returns:
         The subject of a study.
 
     Raises:
-        DataError: If there is no example.
+        DiscoveryError: If the data come in several lengths, and the model is a chain that was found
+            for one of them, or comes apart differently.
     """
-    if isinstance(data, str):
-        normalisation = model.normalisation if isinstance(model, Checkpoint) else None
-        mean, std = normalisation or (None, None)
-        labelled: LabelledData = open_data(data, mean=mean, std=std)
-    else:
-        labelled = as_data(data)
-    if limit is not None:
-        labelled = labelled.subset(limit, seed)
-    first = next(iter(labelled.batches(2)), None)
-    if first is None:
-        raise DataError(f"The data {labelled.name!r} hold no example; there is nothing to measure.")
     module = model.model if isinstance(model, Checkpoint | Chain) else model
+    opened = _open(data, model, module, any_targets=any_targets, tokenizer=tokenizer, length=length)
+    if limit is not None:
+        opened = opened.subset(limit, seed)
     device = next((p.device for p in module.parameters()), "cpu") if module is not None else "cpu"
-    sample = first[0][:2].to(device)
+    portions = tuple(opened.portions())
+    samples = [_first_two(portion.data, device) for portion in portions]
     if isinstance(model, Chain):
-        chain = model
+        if len(portions) > 1 and module is not None:
+            raise DiscoveryError(
+                f"The chain was found for sequences of one length, but the data come in "
+                f"{len(portions)}; give the model itself, which is then unravelled for each."
+            )
+        chains = [model] * len(portions)
     else:
         assert module is not None
-        chain = unravel(module, sample, plain=plain, granularity=granularity, progress=progress)
+        chains = [
+            unravel(module, inputs, plain=plain, granularity=granularity, progress=progress)
+            for inputs, _ in samples
+        ]
+    names = [[block.name for block in chain] for chain in chains]
+    if any(one != names[0] for one in names):
+        raise DiscoveryError(
+            f"The model comes apart into {' and '.join(sorted({str(len(n)) for n in names}))} "
+            "blocks, or blocks of other names, for sequences of different length, so that "
+            "deletions cannot be compared; give sequences of one length."
+        )
     description: dict[str, Any] = {
         "name": type(module).__name__ if module is not None else "parts",
-        "blocks": len(chain),
+        "blocks": len(chains[0]),
         "device": str(device),
     }
     if isinstance(model, Checkpoint):
@@ -137,4 +248,4 @@ def examine(
         }
     elif module is not None:
         description["weights_hash"] = weights_hash(module)
-    return Subject(chain, labelled, description, (sample,))
+    return Subject(opened, description, tuple(zip(chains, portions, strict=True)), samples[0])

@@ -1,11 +1,8 @@
-"""What is measured of each example: correct, loss, agreement with the full net, KL to the full net.
-
-Imports nothing of ours but errors; knows neither chains nor plans.
-"""
+"""Classification, per example: correct, loss, agreement with the full net, KL to the full net."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +13,7 @@ from torch import Tensor
 
 from ensemble_view.errors import MeasurementError
 
-__all__ = ["MEASURES", "Reference", "gather", "measure"]
+__all__ = ["MEASURES", "Classification", "Reference", "measure"]
 
 MEASURES = ("correct", "loss", "agreement", "divergence")
 """Names of the per-example measures, in the order of :func:`measure`'s rows."""
@@ -107,29 +104,58 @@ def measure(logits: Tensor, reference: Reference) -> Tensor:
     )
 
 
-def gather(
-    measured: Tensor, plans: Sequence[object]
-) -> dict[str, npt.NDArray[np.bool_] | npt.NDArray[np.float32]]:
-    """Bring the measurements of all plans on one batch to the host.
+class Classification:
+    """The measure of nets that answer each example with one of several classes."""
 
-    Args:
-        measured: (plans, 5, examples), as :func:`measure` gives them.
-        plans: Named in the error.
-
-    Returns:
-        For each measure an array (plans, examples).
-
-    Raises:
-        MeasurementError: If a lesioned net's logits are not finite.
-    """
-    rows = measured.cpu().numpy()
-    broken = np.flatnonzero(~rows[:, 4].astype(bool).all(axis=1))
-    if broken.size:
-        raise MeasurementError(
-            f"The logits are not finite after the plan {plans[int(broken[0])]!s}, though the full "
-            "net's are; use float32 or float64 instead of a half-precision format."
-        )
-    return {
-        name: rows[:, row].astype(bool if name in ("correct", "agreement") else np.float32)
-        for row, name in enumerate(MEASURES)
+    types: Mapping[str, npt.DTypeLike] = {
+        name: np.bool_ if name in ("correct", "agreement") else np.float32 for name in MEASURES
     }
+
+    def reference(self, output: Tensor, targets: Tensor) -> Reference:
+        """Keep the full net's answer.
+
+        Args:
+            output: Logits, (examples, classes).
+            targets: Labels, (examples,).
+
+        Returns:
+            The reference.
+        """
+        return Reference.of(output, targets)
+
+    def facts(self, reference: Reference) -> dict[str, Tensor]:
+        """The labels.
+
+        Args:
+            reference: The full net's answer.
+
+        Returns:
+            ``labels``, (examples,).
+        """
+        return {"labels": reference.labels}
+
+    def rows(self, output: Tensor, reference: Reference) -> Tensor:
+        """Measure one net on one batch, as :func:`measure` does.
+
+        Args:
+            output: Logits, (examples, classes).
+            reference: The full net's answer.
+
+        Returns:
+            (5, examples).
+        """
+        return measure(output, reference)
+
+    def not_finite(self, plan: str) -> str:
+        """Say what to do where a lesioned net's logits overflow.
+
+        Args:
+            plan: After which plan.
+
+        Returns:
+            A sentence.
+        """
+        return (
+            f"The logits are not finite after the plan {plan}, though the full net's are; use "
+            "float32 or float64 instead of a half-precision format."
+        )

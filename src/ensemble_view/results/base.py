@@ -1,0 +1,249 @@
+"""What every lesion result shares: lesions beside outcomes, table, record, files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from ensemble_view.errors import MeasurementError
+from ensemble_view.results import files, text
+from ensemble_view.results.files import ResultError
+from ensemble_view.results.records import Cost, ExampleArrays, Lesion, NotDeletable, Provenance
+from ensemble_view.statistics import holm
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["LesionStudyResult"]
+
+_VERSION = 1
+
+OutcomesT = TypeVar("OutcomesT", bound=ExampleArrays)
+
+
+@dataclass(frozen=True, repr=False)
+class LesionStudyResult(ABC, Generic[OutcomesT]):
+    """Each lesion's outcomes beside the full net's, with provenance and cost.
+
+    Attributes:
+        lesions: what was deleted, in the order of the outcomes' rows.
+        outcomes: the measurements of every example.
+        cost: block evaluations.
+        seconds: wall-clock time of the measurement.
+        provenance: net, data, versions, seed.
+        block_count: number of blocks in the chain, those not deletable included.
+        not_deletable: blocks that were not lesioned because they cannot be.
+        level: confidence level of all intervals, a proportion.
+        interrupted: whether the study was stopped early; the outcomes then hold fewer examples.
+    """
+
+    kind: ClassVar[str]
+    outcomes_type: ClassVar[type[ExampleArrays]]
+    columns: ClassVar[tuple[str, ...]]
+
+    lesions: tuple[Lesion, ...]
+    outcomes: OutcomesT
+    cost: Cost
+    seconds: float
+    provenance: Provenance
+    block_count: int
+    not_deletable: tuple[NotDeletable, ...] = ()
+    level: float = 0.95
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.lesions) != self.outcomes.lesions:
+            raise MeasurementError(
+                f"There are {len(self.lesions)} lesions but outcomes of {self.outcomes.lesions}; "
+                "expected one row of outcomes per lesion; give both in the same order."
+            )
+
+    @property
+    @abstractmethod
+    def baseline(self) -> Any:
+        """The full net on the same examples; ``n`` counts them."""
+
+    @abstractmethod
+    def _row(self, index: int) -> dict[str, Any]:
+        """What one lesion's outcomes say; ``p_value`` is corrected afterwards."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """The result in plain words."""
+
+    @abstractmethod
+    def plot(self) -> Figure:
+        """Draw the result.
+
+        Returns:
+            A matplotlib figure that belongs to no window.
+        """
+
+    @property
+    def _wording(self) -> text.Wording:
+        return text.ACCURACY
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per lesion; ``p_adjusted`` is Holm's correction over all rows."""
+        return pd.DataFrame(self._rows, columns=list(self.columns))
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = [
+            {
+                "blocks": lesion.label,
+                "names": ", ".join(lesion.names),
+                "count": len(lesion.blocks),
+                "changes_shape": lesion.changes_shape,
+                "shortcut_kind": lesion.shortcut_kind,
+                **self._row(index),
+            }
+            for index, lesion in enumerate(self.lesions)
+        ]
+        adjusted = holm(np.array([row["p_value"] for row in rows], dtype=np.float64))
+        for row, p in zip(rows, adjusted, strict=True):
+            row["p_adjusted"] = float(p)
+        return [{column: row[column] for column in self.columns} for row in rows]
+
+    @property
+    def _net(self) -> str:
+        return str(self.provenance.model.get("name", "the net"))
+
+    @property
+    def _data(self) -> str:
+        return str(self.provenance.data.get("name", "the data"))
+
+    @property
+    def _cut_short(self) -> str:
+        if not self.interrupted:
+            return ""
+        return " (the study was interrupted: these are the examples done so far)"
+
+    @property
+    def _not_deletable_sentence(self) -> str:
+        if not self.not_deletable:
+            return ""
+        return f" Not deletable: {len(self.not_deletable)} of {self.block_count} blocks."
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """The fields that a kind of result adds."""
+        shared = {field.name for field in fields(LesionStudyResult)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of ``results.json``.
+
+        Returns:
+            Plain JSON values; nan is None.
+        """
+        return dict(
+            files.plain(
+                {
+                    "kind": self.kind,
+                    "version": _VERSION,
+                    "baseline": asdict(self.baseline),
+                    **{field.name: getattr(self.provenance, field.name)
+                       for field in fields(Provenance)},
+                    "cost": asdict(self.cost),
+                    "seconds": self.seconds,
+                    "level": self.level,
+                    "interrupted": self.interrupted,
+                    "block_count": self.block_count,
+                    **self._own,
+                    "lesions": [
+                        {**row, "names": lesion.names, "indices": lesion.blocks}
+                        for row, lesion in zip(self._rows, self.lesions, strict=True)
+                    ],
+                    "not_deletable": [asdict(block) for block in self.not_deletable],
+                    "summary": self.summary,
+                }
+            )
+        )  # fmt: skip
+
+    def save(self, folder: str | Path) -> None:
+        """Write the table, the record, the outcomes and the figure into a folder.
+
+        Args:
+            folder: made if missing; receives ``lesions.csv``, ``results.json``, ``outcomes.npz``,
+                ``lesion.pdf`` and ``lesion.png``. Equal results give equal files.
+
+        Raises:
+            ResultError: if the folder cannot be written to.
+        """
+        from ensemble_view.figures import save_figure
+
+        folder = Path(folder)
+        files.prepare_folder(folder)
+        files.write_arrays(folder / "outcomes.npz", self.outcomes.arrays)
+        files.write_text(
+            folder / "lesions.csv", self.frame.to_csv(index=False, lineterminator="\n")
+        )
+        figure = self.plot()
+        for suffix in ("pdf", "png"):
+            with files.writing(folder / f"lesion.{suffix}"):
+                save_figure(figure, folder / f"lesion.{suffix}")
+        # Last, because its presence marks a complete result.
+        files.write_json(folder / "results.json", self.to_json())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read back what :meth:`save` wrote.
+
+        Args:
+            folder: a folder with ``results.json`` and ``outcomes.npz``.
+
+        Returns:
+            A result equal to the saved one; its statistics derive anew from the outcomes.
+
+        Raises:
+            ResultError: if the folder holds no result, or one of another kind or version.
+        """
+        folder = Path(folder)
+        content = files.read_json(folder / "results.json", cls.kind, _VERSION)
+        arrays = files.read_arrays(
+            folder / "outcomes.npz", [field.name for field in fields(cls.outcomes_type)]
+        )
+        shared = {field.name for field in fields(LesionStudyResult)}
+        try:
+            found: dict[str, Any] = {
+                "lesions": tuple(_lesion_from_json(row) for row in content["lesions"]),
+                "outcomes": cls.outcomes_type(**arrays),
+                "cost": Cost(**content["cost"]),
+                "provenance": Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
+                "not_deletable": tuple(NotDeletable(**b) for b in content["not_deletable"]),
+            }
+            as_they_are = ("seconds", "block_count", "level", "interrupted")
+            own = [field.name for field in fields(cls) if field.name not in shared]
+            return cls(**found, **{name: content[name] for name in (*as_they_are, *own)})
+        except (KeyError, TypeError, MeasurementError) as error:
+            raise ResultError(
+                f"The files in {folder} do not fit together ({error}); expected results.json and "
+                "outcomes.npz of one run; run the study again."
+            ) from error
+
+    def __repr__(self) -> str:
+        table = text.text_table(self.frame, self._wording)
+        return f"{table}\n\n{text.wrapped(self.summary)}"
+
+    def _repr_html_(self) -> str:
+        return text.html_table(self.frame, self.summary)
+
+
+def _lesion_from_json(row: Mapping[str, Any]) -> Lesion:
+    return Lesion(
+        label=row["blocks"],
+        names=tuple(row["names"]),
+        blocks=tuple(row["indices"]),
+        changes_shape=row["changes_shape"],
+        shortcut_kind=row["shortcut_kind"],
+    )
