@@ -221,12 +221,18 @@ class Written(nets.RootLoop):
         (lambda x, b: sum([x, b]), "identity"),
         (lambda x, b: x + (b - x / 2) * 0.5, "identity"),
         (lambda x, b: (x[:, :] + b)[:, 0:], "identity"),
+        (lambda x, b: torch.empty_like(x).copy_(x + b), "identity"),
     ],
-    ids=["scaled", "sum", "blended", "whole slices"],
+    ids=["scaled", "sum", "blended", "whole slices", "copied"],
 )
-def test_a_shortcut_is_called_what_it_does(form, kind):
+def test_a_shortcut_is_called_what_it_does_and_both_ways_have_gradients(form, kind):
     chain = unravel(wake(Written(form)), images())
     assert [block.shortcut_kind for block in chain] == [kind] * 4
+    x = torch.randn(2, 4, 8, 8, dtype=torch.float64, requires_grad=True)
+    block = chain.blocks[1]
+    ways = [torch.autograd.grad(way(x, ()).sum(), x)[0] for way in (block.shortcut, block.branch)]
+    (whole,) = torch.autograd.grad(block(x).sum(), x)
+    assert torch.allclose(sum(ways), whole, atol=1e-12)
 
 
 class Blurred(nets.RootLoop):

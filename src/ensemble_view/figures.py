@@ -152,7 +152,7 @@ def measured_figure(
             if max(full, np.max(points.value)) < 10 * min(full, np.min(points.value)):
                 # Within a decade a logarithmic axis has no round numbers of its own.
                 axes.yaxis.set_major_locator(MaxNLocator(6))
-                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
+                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.6g}"))
                 axes.yaxis.set_minor_locator(NullLocator())
         handles: list[Line2D | Patch] = [
             axes.axhline(

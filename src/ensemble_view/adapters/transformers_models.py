@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -56,7 +58,7 @@ def load_transformers(
             "with transformers and hand the module to unravel or lesion in Python, or choose the "
             "weights that it was made from."
         )
-    with loading(source, trust_pickle=trust_pickle):
+    with loading(source, trust_pickle=trust_pickle), _bars_on_a_terminal_only(transformers):
         model, report = kind.from_pretrained(
             place,
             revision=revision or "main",
@@ -80,6 +82,19 @@ def load_transformers(
         input_shape=inputs[0].shape if image else None,
         inputs=() if image else inputs,
     )
+
+
+@contextmanager
+def _bars_on_a_terminal_only(transformers: Any) -> Iterator[None]:
+    bars = transformers.utils.logging
+    hidden = bars.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hidden:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            bars.enable_progress_bar()
 
 
 def _class_of(transformers: Any, config: Mapping[str, Any], source: str) -> Any:

@@ -51,6 +51,7 @@ _DROPOUT = {
     for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
     for written in ("", "_")
 }
+_OVERWRITING = {torch.ops.aten.slice_scatter.default, torch.ops.aten.copy.default}
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,7 +343,7 @@ def _drop_what_does_nothing(graph: fx.Graph) -> None:
     """Take out dropout in evaluation, idle conversions, whole slices, added zeros, assertions."""
     for node in list(graph.nodes):
         source = node.args[0] if node.args else None
-        if node.target is torch.ops.aten.slice_scatter.default:
+        if node.target in _OVERWRITING:
             # Writing into all of a value is to replace it.
             source = node.args[1]
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
@@ -365,11 +366,14 @@ def _converts_nothing(node: fx.Node) -> bool:
 
 
 def _takes_all(node: fx.Node) -> bool:
-    """Whether a slice, or what is written into one, is the whole of a value."""
+    """Whether a slice, or what is written into a value, is the whole of it."""
     if node.target is torch.ops.aten.slice.Tensor:
         where: list[Any] = list(node.args[1:])
     elif node.target is torch.ops.aten.slice_scatter.default:
         where = list(node.args[2:])
+    elif node.target is torch.ops.aten.copy.default:
+        written, source = (cast("fx.Node", part).meta["val"] for part in node.args[:2])
+        return bool((written.shape, written.dtype) == (source.shape, source.dtype))
     else:
         return False
     usual: list[Any] = [0, None, None, 1]

@@ -20,7 +20,6 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from torch.utils import _pytree as pytree
 from ensemble_view.datasets import default_root
 from ensemble_view.discovery import Example, Granularity
 from ensemble_view.studies.inspection import Inspection
+from ensemble_view.studies.subject import installed_versions
 
 __all__ = ["architecture_key", "cached_inspection"]
 
@@ -105,6 +105,7 @@ def architecture_key(
         if not found:
             return None
         files |= found
+    packages = {cls.__module__.partition(".")[0] for cls in classes}
     leaves, form = pytree.tree_flatten(example)
     seen: dict[int, int] = {}
     content = [
@@ -112,7 +113,7 @@ def architecture_key(
         granularity,
         str(form),
         [_described(leaf, {}) for leaf in leaves],
-        sorted(_versions({cls.__module__.partition(".")[0] for cls in classes}).items()),
+        sorted(installed_versions({"torch", "ensemble-view", *packages}).items()),
         sorted(map(_digest, {*files, *_beside(files), *_own_files()})),
         [
             (path, type(module).__module__, type(module).__qualname__, _settings(module, seen))
@@ -164,16 +165,6 @@ def _own_files() -> list[Path]:
 
 def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _versions(packages: set[str]) -> dict[str, str]:
-    versions = {"torch": torch.__version__, "ensemble-view": metadata.version("ensemble-view")}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {name: str(version) for name, version in versions.items()}
 
 
 def _settings(module: nn.Module, seen: dict[int, int]) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -32,7 +33,7 @@ from ensemble_view.discovery import Granularity, unravel
 from ensemble_view.errors import DataError, DiscoveryError
 from ensemble_view.results import Provenance
 
-__all__ = ["Subject", "examine", "text_for"]
+__all__ = ["Subject", "examine", "installed_versions", "text_for"]
 
 _PACKAGES = ("ensemble-view", "torch", "torchvision", "numpy", "scipy", "pandas")
 
@@ -72,7 +73,9 @@ class Subject:
         Returns:
             The record.
         """
-        versions = {name: metadata.version(name) for name in _PACKAGES}
+        modules = self.chain.model.modules() if self.chain.model is not None else ()
+        packages = {type(module).__module__.partition(".")[0] for module in modules}
+        versions = installed_versions([*_PACKAGES, *sorted(packages - set(_PACKAGES))])
         return Provenance(
             model=self.model,
             data=self.data.to_json(),
@@ -84,6 +87,26 @@ class Subject:
             threads=threads,
             batch_size=batch_size,
         )
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Look up the versions of packages.
+
+    Args:
+        packages: Names, also such as no installed package has.
+
+    Returns:
+        The version of each that is installed.
+
+    Example:
+        >>> sorted(installed_versions(["torch", "no_such_package"]))
+        ['torch']
+    """
+    versions = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _describe_device(device: str) -> str:
