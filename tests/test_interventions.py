@@ -197,6 +197,6 @@ def test_ranges_that_run_backwards_are_refused_in_words():
 def test_an_intervention_of_ones_own_composes():
     class Reverse(Intervention):
         def apply(self, arrangement):
-            return dataclasses.replace(arrangement, order=arrangement.order[::-1])
+            return dataclasses.replace(arrangement, places=arrangement.places[::-1])
 
     assert (Delete(0) | Reverse()).apply(UNCHANGED).order == (5, 4, 3, 2, 1, 0)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from ensemble_view.alteration import branch_means
 from ensemble_view.chain import Block, Chain
 from ensemble_view.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from ensemble_view.datasets import LabelledData, open_data
@@ -29,7 +30,22 @@ from ensemble_view.discovery import unravel
 from ensemble_view.engine import Engine
 from ensemble_view.errors import EnsembleViewError
 from ensemble_view.hooks import edited
-from ensemble_view.interventions import Compose, Delete, Intervention, Keep, Reorder, Swap
+from ensemble_view.interventions import (
+    Compose,
+    Delete,
+    DropShortcut,
+    Intervention,
+    Keep,
+    MiddleRepeat,
+    Parallel,
+    Reorder,
+    Repeat,
+    Replace,
+    Reverse,
+    Scale,
+    Swap,
+    parse_interventions,
+)
 from ensemble_view.plan import Plan
 from ensemble_view.results import LesionResult
 from ensemble_view.studies import lesion
@@ -41,20 +57,29 @@ __all__ = [
     "Checkpoint",
     "Compose",
     "Delete",
+    "DropShortcut",
     "Engine",
     "EnsembleViewError",
     "Intervention",
     "Keep",
     "LabelledData",
     "LesionResult",
+    "MiddleRepeat",
+    "Parallel",
     "Plan",
     "Reorder",
+    "Repeat",
+    "Replace",
+    "Reverse",
+    "Scale",
     "Swap",
+    "branch_means",
     "edited",
     "inspect",
     "lesion",
     "load_checkpoint",
     "open_data",
+    "parse_interventions",
     "save_checkpoint",
     "unravel",
 ]

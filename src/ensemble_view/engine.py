@@ -19,9 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ensemble_view.alteration import alter
 from ensemble_view.chain import Chain, Context
 from ensemble_view.errors import MeasurementError
-from ensemble_view.fusion import FusedChain, fuse
+from ensemble_view.fusion import FusedChain, fuse, fuse_part
 from ensemble_view.measures import MEASURES, Reference, gather, measure
 from ensemble_view.plan import Action, Cost, Node, Plan, Step, Trie
 
@@ -61,9 +62,11 @@ class Engine:
         plans: What to run. The first is the reference that the others are measured against, as a
             rule the full net.
         device: Where batches are sent; the chain must live there. Default: where its weights are.
+        means: Of the branches that a plan replaces by their mean: ``branch_means(chain, batches)``.
 
     Raises:
         MeasurementError: If there is no plan.
+        InterventionError: If a mean is needed that is not given.
 
     Example:
         >>> import torch
@@ -80,7 +83,12 @@ class Engine:
     """
 
     def __init__(
-        self, chain: Chain, plans: Sequence[Plan], *, device: torch.device | str | None = None
+        self,
+        chain: Chain,
+        plans: Sequence[Plan],
+        *,
+        device: torch.device | str | None = None,
+        means: Mapping[int, Tensor] | None = None,
     ) -> None:
         if not plans:
             raise MeasurementError(
@@ -90,6 +98,11 @@ class Engine:
         self.block_evaluations = 0
         self._trie = Trie(self.plans)
         self._fused: FusedChain = fuse(chain)
+        self._altered = {
+            step: fuse_part(alter(chain, step, means or {}))
+            for step in {node.step for node in self._trie if node.step is not None}
+            if step.action in (Action.ALTER, Action.PARALLEL)
+        }
         parameter = next(chain.model.parameters(), None) if chain.model is not None else None
         self.device = torch.device(device or (parameter.device if parameter is not None else "cpu"))
 
@@ -136,7 +149,13 @@ class Engine:
             Seconds: each part's time, weighed by how often the plans run it. Does not count as
             block evaluations.
         """
-        counts = Counter(node.step for node in self._trie if node.step is not None)
+        # A block that is altered, or runs beside others, takes about as long as it does alone.
+        counts = Counter(
+            Step(step.index) if step.block_evaluations else step
+            for node in self._trie
+            if node.step is not None
+            for step in node.step.blocks or (node.step,)
+        )
         total = 0.0
         with torch.inference_mode():
             clock = self._clock()
@@ -171,13 +190,14 @@ class Engine:
         return self._fused.layout(value)
 
     def _execute(self, step: Step, activation: Tensor, context: Context) -> Tensor:
+        self.block_evaluations += step.block_evaluations
         if step.action is Action.LINK:
             return self._fused.links[step.index](activation, context)
-        block = self._fused.blocks[step.index]
+        if step.action is Action.KEEP:
+            return self._fused.blocks[step.index].kept(activation, context)
         if step.action is Action.DELETE:
-            return block.deleted(activation, context)
-        self.block_evaluations += 1
-        return block.kept(activation, context)
+            return self._fused.blocks[step.index].deleted(activation, context)
+        return self._altered[step](activation, context)
 
     def measure(
         self, batches: Iterable[tuple[Any, Tensor]], progress: Progress | None = None
