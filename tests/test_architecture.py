@@ -43,8 +43,8 @@ ALLOWED: dict[str, str] = {
     "datasets": "bundled errors",
     "training": "checkpoints datasets errors models weights_file",
     # What puts it all together.
-    "studies": "calibration chain checkpoints datasets discovery engine errors interventions"
-    " plan results",
+    "studies": "alteration calibration chain checkpoints datasets discovery engine errors"
+    " interventions plan results",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
     "cli": "bench checkpoints datasets discovery errors results studies training",
 }

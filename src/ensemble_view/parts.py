@@ -195,7 +195,7 @@ def resample(values: Tensor, seed: tuple[int, ...]) -> Tensor:
 
     Example:
         >>> resample(torch.tensor([0, 1, 2, 3]), (0,))
-        tensor([1, 2, 3, 0])
+        tensor([2, 0, 3, 1])
     """
     count = values.shape[0]
     if count < 2:

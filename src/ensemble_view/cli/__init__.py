@@ -100,6 +100,13 @@ def lesion(
             rich_help_panel="Study",
         ),
     ] = None,
+    do: Annotated[
+        str | None,
+        typer.Option(
+            help='Do this instead: "delete 3; swap 7 8; scale 4 0.5; replace 5 mean".',
+            rich_help_panel="Study",
+        ),
+    ] = None,
     plain: Plain = False,
     granularity: Granularity = "block",
     seed: Seed = 0,
@@ -136,6 +143,7 @@ def lesion(
         checkpoint,
         labelled,
         blocks=blocks,
+        do=do,
         plain=plain,
         granularity=granularity,
         seed=seed,

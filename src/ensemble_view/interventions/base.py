@@ -53,6 +53,7 @@ class Compose(Intervention):
         InterventionError: If a part is no intervention.
 
     Example:
+        >>> from ensemble_view import Delete, Swap
         >>> Delete(3) | Swap(7, 8)
         Delete(3) | Swap(7, 8)
         >>> print(Delete(3) | Swap(7, 8))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ensemble_view.alteration import branch_means
 from ensemble_view.calibration import Calibration, calibrate
 from ensemble_view.chain import Block, Chain
 from ensemble_view.checkpoints import Checkpoint
@@ -23,8 +24,9 @@ from ensemble_view.interventions import (
     Intervention,
     format_blocks,
     parse_blocks,
+    parse_interventions,
 )
-from ensemble_view.plan import bind
+from ensemble_view.plan import Action, Plan, bind
 from ensemble_view.results import Cost, Lesion, LesionResult, NotDeletable, Outcomes
 from ensemble_view.studies.subject import Subject, examine
 
@@ -121,6 +123,7 @@ def lesion(
     data: Any,
     *,
     blocks: str | Sequence[BlockName] | None = None,
+    do: str | Intervention | None = None,
     plain: bool = False,
     granularity: Granularity = "block",
     limit: int | None = None,
@@ -142,6 +145,8 @@ def lesion(
             labels) of tensors.
         blocks: Delete this set together, instead of each block in turn: indices from 0, module
             paths, or text as on the command line (``"3,7-9"``).
+        do: Measure this intervention instead, as a value or as text (``"delete 3; swap 7 8"``).
+            Where a branch is replaced by its mean, that is its mean over these data.
         plain: For a net without shortcuts: its conv-norm-activation units are the blocks.
         granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
         limit: At most so many examples, class-balanced.
@@ -168,6 +173,7 @@ def lesion(
         model,
         data,
         blocks=blocks,
+        do=do,
         plain=plain,
         granularity=granularity,
         limit=limit,
@@ -184,6 +190,7 @@ def prepare_lesions(
     data: Any,
     *,
     blocks: str | Sequence[BlockName] | None = None,
+    do: str | Intervention | None = None,
     plain: bool = False,
     granularity: Granularity = "block",
     limit: int | None = None,
@@ -198,6 +205,7 @@ def prepare_lesions(
         model: As for :func:`lesion`.
         data: As for :func:`lesion`.
         blocks: As for :func:`lesion`.
+        do: As for :func:`lesion`.
         plain: As for :func:`lesion`.
         granularity: As for :func:`lesion`.
         limit: As for :func:`lesion`.
@@ -210,28 +218,24 @@ def prepare_lesions(
         The study, ready to run.
 
     Raises:
-        InterventionError: If no block can be deleted, or the blocks named cannot.
+        InterventionError: If no block can be deleted, the blocks named cannot, or the intervention
+            does not fit.
     """
     subject = examine(model, data, plain=plain, granularity=granularity, limit=limit, seed=seed)
     chain = subject.chain
-    sets: list[tuple[int, ...]]
-    if blocks is None:
-        sets = [(block.index,) for block in chain if block.deletable]
-    else:
-        names = parse_blocks(blocks) if isinstance(blocks, str) else tuple(blocks)
-        sets = [Arrangement.of([block.name for block in chain]).find_all(names)]
-    if not sets:
-        raise InterventionError(
-            f"None of the {len(chain)} units of this net keeps its shape, so none can be deleted."
-        )
-    interventions: list[Intervention] = [Compose(), *(Delete(*deleted) for deleted in sets)]
-    engine = Engine(chain, [bind(intervention, chain.outline) for intervention in interventions])
+    interventions, lesions = _chosen(chain, blocks, do)
+    plans = [bind(intervention, chain.outline) for intervention in (Compose(), *interventions)]
+    replaced = {
+        step.index for plan in plans for step in plan.altered if step.treatment.branch == "mean"
+    }
+    means = branch_means(chain, subject.data.batches(), replaced) if replaced else None
+    engine = Engine(chain, plans, means=means)
     if isinstance(subject.data, LoaderData):
         batch_size = len(next(iter(subject.data.batches()))[1])
     sizes = None if batch_size is None else [batch_size]
     return LesionStudy(
         subject=subject,
-        lesions=tuple(_describe([chain.blocks[i] for i in deleted]) for deleted in sets),
+        lesions=lesions,
         not_deletable=tuple(
             NotDeletable(block.index, block.name, "changes the shape and has no shortcut")
             for block in chain
@@ -245,10 +249,46 @@ def prepare_lesions(
     )
 
 
-def _describe(blocks: Sequence[Block]) -> Lesion:
+def _chosen(
+    chain: Chain, blocks: str | Sequence[BlockName] | None, do: str | Intervention | None
+) -> tuple[list[Intervention], tuple[Lesion, ...]]:
+    """What is measured against the full net, and how it is described."""
+    if do is not None:
+        if blocks is not None:
+            raise InterventionError(
+                "Both blocks to delete and something to do were given; give one of the two: "
+                '"delete 3; swap 7 8".'
+            )
+        done = parse_interventions(do) if isinstance(do, str) else do
+        touched = _touched(bind(done, chain.outline))
+        if not touched:
+            raise InterventionError(f"{done!r} changes nothing in this net.")
+        return [done], (_describe([chain.blocks[i] for i in touched], str(done)),)
+    sets: list[tuple[int, ...]]
+    if blocks is None:
+        sets = [(block.index,) for block in chain if block.deletable]
+    else:
+        names = parse_blocks(blocks) if isinstance(blocks, str) else tuple(blocks)
+        sets = [Arrangement.of([block.name for block in chain]).find_all(names)]
+    if not sets:
+        raise InterventionError(
+            f"None of the {len(chain)} units of this net keeps its shape, so none can be deleted."
+        )
+    described = (_describe([chain.blocks[i] for i in deleted]) for deleted in sets)
+    return [Delete(*deleted) for deleted in sets], tuple(described)
+
+
+def _touched(plan: Plan) -> list[int]:
+    """Blocks that do not run, or not as they did where they did."""
+    moved = set(plan.moved)
+    changed = {step.index for step in plan.blocks if step.action is not Action.KEEP}
+    return sorted(moved | changed)
+
+
+def _describe(blocks: Sequence[Block], label: str | None = None) -> Lesion:
     kinds = {block.shortcut_kind for block in blocks}
     return Lesion(
-        label=format_blocks([block.index for block in blocks]),
+        label=label or format_blocks([block.index for block in blocks]),
         names=tuple(block.name for block in blocks),
         blocks=tuple(block.index for block in blocks),
         changes_shape=any(block.changes_shape for block in blocks),
