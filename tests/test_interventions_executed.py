@@ -380,3 +380,89 @@ def test_single_precision_runs_in_fused_graphs():
     ):
         with torch.no_grad(), edited(reference, one, means=means):
             assert error(found[number].double(), exact(BATCH)) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("intervention", "calls"),
+    [
+        (MiddleRepeat(0, 4), [0, 0, 5, 0, 0, 1]),
+        (MiddleRepeat(0, 2) | Swap(1, 5), [0, 1, 0, 1, 1, 3]),
+        (MiddleRepeat(0, 2) | Scale(4, 0.5), [0, 3, 0, 1, 1, 1]),
+        (Reverse(1, 4) | Scale(4, 0.5) | DropShortcut(0), [1, 1, 1, 1, 1, 1]),
+    ],
+    ids=str,
+)
+def test_whole_modules_stand_in_where_they_can(intervention, calls):
+    """The modules themselves are called, as often as their blocks run, and none else."""
+    model, chain, means = prepared(nets.Additions)
+    counts = [0] * 6
+
+    def counting(number: int) -> None:
+        counts[number] += 1
+
+    handles = [
+        block.register_forward_hook(lambda *_, number=number: counting(number))
+        for number, block in enumerate(model.blocks)
+    ]
+    try:
+        with torch.no_grad(), edited(chain, intervention, means=means):
+            for _ in range(2):
+                found = model(BATCH.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert counts == [2 * count for count in calls]
+    with torch.no_grad():
+        assert error(found, altered_by_hand(model, BATCH, parts_of(intervention))) <= EXACT
+
+
+def transformer(granularity: str) -> tuple[torch.nn.Module, Chain, tuple[Tensor, Tensor]]:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True, norm_first=True)
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList(copy.deepcopy(layer) for _ in range(4))
+            self.embed, self.head = torch.nn.Linear(3, 8), torch.nn.Linear(8, 5)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            x = self.embed(x)
+            for layer in self.layers:
+                x = layer(x, src_mask=mask)
+            return self.head(x.mean(1))
+
+    model, x = wake(Encoder()), torch.randn(3, 6, 3, dtype=torch.float64)
+    mask = torch.triu(torch.full((6, 6), float("-inf"), dtype=torch.float64), 1)
+    return model, unravel(model, (x, mask), granularity=granularity), (x, mask)
+
+
+@pytest.mark.parametrize("granularity", ["block", "branch"])
+def test_a_transformer_with_a_mask_is_altered_alike_by_engine_and_hooks(granularity):
+    """The mask is context: it goes along to every place, and is not resampled."""
+    model, chain, arguments = transformer(granularity)
+    assert len(chain) == (4 if granularity == "block" else 8)
+    means = branch_means(chain, [(arguments, None)])
+    interventions = [Compose(), *ON_BRANCHES, *ON_PLACES]
+    plans = [bind(one, chain.outline) for one in interventions]
+    found = dict(Engine(chain, plans, means=means).logits(*arguments))
+    for number, one in enumerate(interventions):
+        with torch.no_grad(), edited(chain, one, means=means):
+            assert error(found[number], model(*arguments)) <= EXACT, one
+        assert number == 0 or error(found[number], found[0]) >= BITE, one
+
+
+@torch.no_grad()
+def test_a_layer_of_a_transformer_is_scaled_as_a_whole():
+    """By torch's own layers: x + α (layer(x) - x), and layers side by side x + Σ (layer(x) - x)."""
+    model, chain, (x, mask) = transformer("block")
+    start = model.embed(x)
+
+    def change(number: int, h: Tensor) -> Tensor:
+        return model.layers[number](h, src_mask=mask) - h
+
+    h = start + 0.3 * change(0, start)
+    h = h + (change(1, h) + change(2, h)) / 2
+    expected = model.head((h + change(3, h)).mean(1))
+    with edited(chain, Scale(0, 0.3) | Parallel(1, 2, "mean")):
+        assert error(model(x, mask), expected) <= EXACT

@@ -141,27 +141,22 @@ def edited_by_plan(
             "edit; run its plans through the engine instead."
         )
     means = means or {}
-    moved = [step for position in plan.moved for step in plan.places.get(position, ())]
     outer = [mode for mode in modes_on(model) if isinstance(mode, _Edit)]
     if outer and (plan.moved or any(mode.moves for mode in outer)):
         raise InterventionError(
             "The model is being edited already, and one of the two edits moves blocks, so it is "
             "not clear which block is meant; give all interventions to one edited(...), in order."
         )
-    natively = (
-        sorted(plan.order) == list(range(len(chain)))
-        and not any(step.members for step in plan.steps)
-        and all(provenance.blocks[index].additions for index in plan.deleted)
-        and all(len(provenance.blocks[step.index].additions) == 1 for step in plan.altered)
-        and all(provenance.blocks[step.index].module for step in moved)
-    )
     with ExitStack() as stack:
         stack.enter_context(unfused_attention())
-        if natively:
-            mode = _Edit(model, _AtAdditions(chain, provenance, plan, means).visit)
-            paths = (provenance.blocks[step.index].module for step in moved)
-            mode.calls = tuple(path for path in paths if path)
-            stack.enter_context(_modules_moved(model, provenance, plan))
+        if _acts_natively(provenance, plan):
+            arguments = _Arguments()
+            at_additions = _AtAdditions(chain, provenance, plan, means)
+            mode = _Edit(model, at_additions.visit, arguments.begin)
+            moved = {plan.order[position] for position in plan.moved}
+            paths = (provenance.blocks[index].module for index in plan.order if index in moved)
+            mode.calls = tuple(dict.fromkeys(path for path in paths if path))
+            stack.enter_context(_modules_moved(model, provenance, plan, arguments))
         else:
             replacement = _Replacement(chain, provenance, plan, means)
             mode = _Edit(model, replacement.visit, replacement.begin)
@@ -171,6 +166,22 @@ def edited_by_plan(
         warnings.filterwarnings("ignore", "Using `torch.compile.* when there are global hooks")
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield stack.enter_context(mode)
+
+
+def _acts_natively(provenance: Provenance, plan: Plan) -> bool:
+    """Whether additions and whole modules are all that must be changed."""
+    blocks = provenance.blocks
+    if len(plan.order) != len(blocks) or any(step.members for step in plan.steps):
+        return False
+    if any(len(steps) != 1 for steps in plan.places.values()):
+        return False
+    treated = [step.index for step in plan.blocks if step.action is not Action.KEEP]
+    return (
+        all(plan.order.count(index) == 1 for index in treated)
+        and all(blocks[index].additions for index in plan.deleted)
+        and all(len(blocks[step.index].additions) == 1 for step in plan.altered)
+        and all(blocks[p].module and blocks[plan.order[p]].module for p in plan.moved)
+    )
 
 
 class _Edit(SiteMode):
@@ -283,7 +294,7 @@ def _in_place_of(branch: Tensor, step: Step, mean: Tensor | None) -> Tensor:
     if step.action is Action.DELETE:
         return torch.zeros_like(branch)
     if mean is not None:
-        branch = expand(branch, mean)
+        branch = expand(branch, mean.to(branch))
     elif step.treatment.branch == "resample":
         branch = resample(branch, (step.treatment.seed, step.index))
     return branch if step.treatment.factor == 1 else step.treatment.factor * branch
@@ -295,36 +306,33 @@ def _writes_into_first(function: Callable[..., Any]) -> bool:
 
 
 @contextmanager
-def _modules_moved(model: nn.Module, provenance: Provenance, plan: Plan) -> Iterator[None]:
-    """Put each block's module into the place where the plan runs it, and back."""
+def _modules_moved(
+    model: nn.Module, provenance: Provenance, plan: Plan, arguments: _Arguments
+) -> Iterator[None]:
+    """Put each block's module into the places where the plan runs it, and back."""
+    moved = {plan.order[position] for position in plan.moved}
     # A compiled module calls what it was made from, whatever stands in its place.
-    paths = [
-        block.module and block.module.removesuffix("._orig_mod") for block in provenance.blocks
-    ]
-    places = {
-        path: model.get_submodule(path)
-        for index, position in enumerate(plan.order)
-        if index != position and (path := paths[index]) is not None
+    modules = {
+        index: (path, model.get_submodule(path))
+        for index in {*moved, *plan.moved}
+        if (path := (provenance.blocks[index].module or "").removesuffix("._orig_mod"))
     }
 
     def put(path: str, module: nn.Module) -> None:
         parent, _, name = path.rpartition(".")
         model.get_submodule(parent)._modules[name] = module
 
-    arguments = _Arguments()
     handles = [
-        module.register_forward_pre_hook(arguments.check, prepend=True, with_kwargs=True)
-        for module in places.values()
+        modules[index][1].register_forward_pre_hook(arguments.check, prepend=True, with_kwargs=True)
+        for index in moved
     ]
     try:
-        for position, index in enumerate(plan.order):
-            place, source = paths[position], paths[index]
-            if position != index and place is not None and source is not None:
-                put(place, places[source])
+        for position in plan.moved:
+            put(modules[position][0], modules[plan.order[position]][1])
         yield
     finally:
-        for path, module in places.items():
-            put(path, module)
+        for position in plan.moved:
+            put(*modules[position])
         for handle in handles:
             handle.remove()
 
@@ -338,14 +346,13 @@ class _Arguments:
 
     def __init__(self) -> None:
         self._known: list[Any] | None = None
-        self._called: set[nn.Module] = set()
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forget the last call of the whole model."""
+        self._known = None
 
     def check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Compare a call's arguments, but for the block's input, with those of the last call."""
-        if module in self._called:
-            # The next call of the whole model.
-            self._called, self._known = set(), None
-        self._called.add(module)
         leaves = pytree.tree_leaves((args, kwargs))
         first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
         given = [leaf for leaf in leaves if leaf is not first]
