@@ -33,7 +33,7 @@ def means_by_hand(net: nets.Net, batches: Sequence[Tensor]) -> dict[int, Tensor]
     """The mean of every branch of the unmodified net, over all examples at once."""
     x = net.start(torch.cat(list(batches)))
     found = {}
-    for index in range(net.length):
+    for index in range(net.length()):
         x = net.link(index, x)
         shortcut, branch = net.parts(index, x)
         found[index] = branch.mean(0, keepdim=True)
@@ -48,14 +48,14 @@ def altered_by_hand(
     means: Mapping[int, Tensor] | None = None,
 ) -> Tensor:
     """Interpret interventions one after another, then run what they leave."""
-    places: list[list[int]] = [[index] for index in range(net.length)]
-    averaged = [False] * net.length
-    kind: list[Any] = ["own"] * net.length
-    factor, times = [1.0] * net.length, [1] * net.length
+    places: list[list[int]] = [[index] for index in range(net.length())]
+    averaged = [False] * net.length()
+    kind: list[Any] = ["own"] * net.length()
+    factor, times = [1.0] * net.length(), [1] * net.length()
     dropped: set[int] = set()
     for one in interventions:
         if isinstance(one, Delete | Keep):
-            for index in range(net.length):
+            for index in range(net.length()):
                 if (index in one.blocks) == isinstance(one, Delete):
                     kind[index], factor[index] = "zero", 1.0
         elif isinstance(one, Scale):
@@ -74,7 +74,7 @@ def altered_by_hand(
                     if index in (one.first, one.second):
                         place[k] = one.first + one.second - index
         elif isinstance(one, Reorder):
-            places, averaged = [[index] for index in one.order], [False] * net.length
+            places, averaged = [[index] for index in one.order], [False] * net.length()
         else:
             start = next(p for p, place in enumerate(places) if one.first in place)
             end = next(p for p, place in enumerate(places) if one.last in place)

@@ -41,7 +41,6 @@ class Net(nn.Module):
             x = block(x)
         return self.head(x.mean((2, 3)))
 
-    @property
     def length(self) -> int:
         """How many blocks there are."""
         return self.count
@@ -393,7 +392,6 @@ class TwoSumsBlock(nn.Module):
 class TwoSums(Net):
     """Two residual sums in one module's forward, as in a transformer's layer."""
 
-    @property
     def length(self) -> int:
         return 2 * self.count
 
@@ -408,7 +406,6 @@ class TwoSums(Net):
 class Layers(TwoSums):
     """The same net with both sums of a layer taken for one block."""
 
-    @property
     def length(self) -> int:
         return self.count
 

@@ -10,7 +10,8 @@ The way data flow, and where to read on:
 
 ``unravel`` takes a model apart into a :class:`Chain` of blocks, each with its shortcut and branch,
 and proves that the chain equals it. An intervention (``Delete(3) | Swap(7, 8)``) is a value; bound
-to a chain it is a plan; plans are sorted into a trie and the engine runs each distinct prefix once.
+to a chain it is a plan; plans are sorted into a trie and the engine runs each distinct prefix once
+(``alteration`` puts together what a block runs that is not just kept or deleted).
 ``edited`` does the same to the unmodified model for the length of a ``with``, one forward pass per
 plan, and is what the engine is tested against. Studies such as ``lesion`` put the parts together
 and return results with an interval on everything. The command line calls the same studies.

@@ -71,7 +71,8 @@ class Block:
         """Make one block of residual sums that follow each other, such as a transformer layer's.
 
         Its shortcut is the way through all of them with all branches deleted, up to the last sum;
-        its branch is what the last sum holds beyond that; its ``after`` is the last one's.
+        its branch is what the last sum holds beyond that; its ``after`` is the last one's. So to
+        scale it is to scale all that its sums add together, and without its shortcut that is left.
 
         Args:
             index: Of the block.

@@ -182,11 +182,11 @@ class Plan:
     @property
     def moved(self) -> tuple[int, ...]:
         """Positions at which anything but their own block runs, once."""
-        count = 1 + max(self.places, default=-1)
+        places = self.places
         return tuple(
             position
-            for position in range(count)
-            if [step.members or step.index for step in self.places.get(position, ())] != [position]
+            for position in range(1 + max(places, default=-1))
+            if [step.members or step.index for step in places.get(position, ())] != [position]
         )
 
     @property
@@ -233,13 +233,14 @@ def bind(intervention: Intervention, outline: Outline) -> Plan:
     steps: list[Step] = []
     positions: list[int] = []
     for position, place in enumerate(arranged.places):
-        _check_shapes(position, arranged, slots)
+        if place.blocks != (position,) or arranged.times[position] > 1:
+            _check_shapes(position, arranged, slots)
         if position in outline.links:
             steps.append(Step(position, Action.LINK))
         members: list[Step] = []
         for index in place.blocks:
-            # What runs beside others needs a shortcut, whatever else is done with it.
-            _check_treatment(index, arranged, slots[index], beside=len(place.blocks) > 1)
+            if arranged.treatments[index] != _UNTREATED:
+                _check_treatment(index, arranged, slots[index], beside=len(place.blocks) > 1)
             members += [Step.of(index, arranged.treatments[index])] * arranged.times[index]
         if len(place.blocks) > 1:
             first = members[0].index
@@ -256,7 +257,7 @@ def _check_shapes(position: int, arranged: Arrangement, slots: Sequence[Slot]) -
         # They read one input, and the shortcut goes through all of them.
         if slots[index].shapes != slots[blocks[0]].shapes or slots[index].changes_shape:
             raise InterventionError(
-                f"{_takes(index, slots)}; it cannot run beside {_takes(blocks[0], slots, 'which ')}"
+                f"{_takes(index, slots)}; it cannot run beside {_which_takes(blocks[0], slots)}"
             )
     for index in blocks:
         if arranged.times[index] > 1 and slots[index].changes_shape:
@@ -266,7 +267,7 @@ def _check_shapes(position: int, arranged: Arrangement, slots: Sequence[Slot]) -
     if blocks and slots[blocks[0]].shapes != here.shapes:
         raise InterventionError(
             f"{_takes(blocks[0], slots)}; it cannot run in the place of "
-            f"{_takes(position, slots, 'which ')}"
+            f"{_which_takes(position, slots)}"
         )
     if not blocks and here.changes_shape:
         raise InterventionError(f"{_takes(position, slots)}; its place cannot be left empty.")
@@ -286,7 +287,7 @@ def _check_treatment(index: int, arranged: Arrangement, slot: Slot, *, beside: b
         raise InterventionError(
             f"{title} runs beside others, with one shortcut for all; its own cannot be dropped."
         )
-    if not slot.deletable and done != _UNTREATED:
+    if not slot.deletable:
         verb = {"own": "scaled", "zero": "deleted"}.get(done.branch, "replaced")
         raise InterventionError(
             f"{title} has no shortcut and takes {_shapes(slot)}; it cannot be {verb}, only units "
@@ -294,11 +295,12 @@ def _check_treatment(index: int, arranged: Arrangement, slot: Slot, *, beside: b
         )
 
 
-def _takes(index: int, slots: Sequence[Slot], which: str = "") -> str:
-    slot = slots[index]
-    if which:
-        return f"block {index} ({slot.name}), {which}takes {_shapes(slot)}."
-    return f"Block {index} ({slot.name}) takes {_shapes(slot)}"
+def _takes(index: int, slots: Sequence[Slot]) -> str:
+    return f"Block {index} ({slots[index].name}) takes {_shapes(slots[index])}"
+
+
+def _which_takes(index: int, slots: Sequence[Slot]) -> str:
+    return f"block {index} ({slots[index].name}), which takes {_shapes(slots[index])}."
 
 
 def _shapes(slot: Slot) -> str:
