@@ -1,8 +1,8 @@
 """Hand-written residual nets, each with its forward pass written out a second time.
 
-``forward`` is code as users write it, with one habit that is hard to take apart; ``step`` says by
-formula what one block computes and what is left of it when it is deleted. ``by_hand`` runs steps in
-any order: an oracle that knows neither graphs nor hooks.
+``forward`` is code as users write it, with one habit that is hard to take apart; ``parts`` says by
+formula what shortcut and branch of one block are, and ``after`` what follows their sum. ``by_hand``
+runs blocks in any order: an oracle that knows neither graphs nor hooks.
 """
 
 from __future__ import annotations
@@ -41,14 +41,29 @@ class Net(nn.Module):
             x = block(x)
         return self.head(x.mean((2, 3)))
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
+    def length(self) -> int:
+        """How many blocks there are."""
+        return self.count
+
+    def start(self, x: Tensor) -> Tensor:
+        return self.stem(x)
+
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What shortcut and branch of a block give."""
         raise NotImplementedError
+
+    def after(self, index: int, total: Tensor) -> Tensor:
+        return total
+
+    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
+        shortcut, branch = self.parts(index, x)
+        return self.after(index, shortcut + branch if keep else shortcut)
 
     def link(self, position: int, x: Tensor) -> Tensor:
         return x
 
     def by_hand(self, x: Tensor, order: Sequence[int], deleted: Iterable[int]) -> Tensor:
-        x = self.stem(x)
+        x = self.start(x)
         for position, index in enumerate(order):
             x = self.step(index, self.link(position, x), keep=index not in deleted)
         return self.head(x.mean((2, 3)))
@@ -70,9 +85,9 @@ class EntryReLU(Net):
     def block(self, index: int) -> nn.Module:
         return EntryReLUBlock(self.channels)
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.clamp(min=0)
-        return x + self.blocks[index].branch[1:](x.clone()) if keep else x
+        return x, self.blocks[index].branch[1:](x.clone())
 
 
 class RootLoop(Net):
@@ -86,8 +101,11 @@ class RootLoop(Net):
             x = F.relu(x + branch(x))
         return self.head(x.mean((2, 3)))
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
-        return (x + self.blocks[index](x) if keep else x).clamp(min=0)
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.blocks[index](x)
+
+    def after(self, index: int, total: Tensor) -> Tensor:
+        return total.clamp(min=0)
 
 
 class Backbone(nn.Module):
@@ -135,9 +153,9 @@ class NestedSums(Net):
     def block(self, index: int) -> nn.Module:
         return NestedSumsBlock(self.channels, outermost=index == 1)
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         block = self.blocks[index]
-        return x + block.first(x) + block.second(x) if keep else x
+        return x, block.first(x) + block.second(x)
 
 
 class AdditionsBlock(nn.Module):
@@ -167,8 +185,8 @@ class Additions(Net):
     def block(self, index: int) -> nn.Module:
         return AdditionsBlock(self.channels, index)
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
-        return x + self.blocks[index].branch(x) if keep else x
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.blocks[index].branch(x)
 
 
 class InPlaceSumBlock(nn.Module):
@@ -199,8 +217,11 @@ class InPlaceSum(Net):
             self.channels, ("branch", "shortcut", "method", "shortcut", "branch")[index]
         )
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
-        return (x + self.blocks[index].branch(x) if keep else x).clamp(min=0)
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.blocks[index].branch(x)
+
+    def after(self, index: int, total: Tensor) -> Tensor:
+        return total.clamp(min=0)
 
 
 class SharedPreambleBlock(nn.Module):
@@ -223,10 +244,10 @@ class SharedPreamble(Net):
     def block(self, index: int) -> nn.Module:
         return SharedPreambleBlock(self.channels, stride=1 + (index == 1))
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         block = self.blocks[index]
         x = block.preamble[0](x).clamp(min=0)
-        return block.project(x) + block.branch(x) if keep else block.project(x)
+        return block.project(x), block.branch(x)
 
 
 class ShortcutsBlock(nn.Module):
@@ -260,7 +281,7 @@ class Shortcuts(Net):
     def block(self, index: int) -> nn.Module:
         return ShortcutsBlock(self.channels, index)
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         block = self.blocks[index]
         branch = (block.gain if index == 1 else 1) * block.branch(x)
         if index in (2, 3):
@@ -269,7 +290,7 @@ class Shortcuts(Net):
             x = block.project(x)
         if index in (4, 5):
             x = x * torch.tensor([1, 1, 0, 0])[:, None, None]
-        return x + branch if keep else x
+        return x, branch
 
 
 class DropoutBlock(nn.Module):
@@ -292,9 +313,9 @@ class DropoutNet(Net):
     def block(self, index: int) -> nn.Module:
         return DropoutBlock(self.channels)
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.clamp(min=0)
-        return x + self.blocks[index].branch(x) if keep else x
+        return x, self.blocks[index].branch(x)
 
 
 class DictOutput(RootLoop):
@@ -331,8 +352,11 @@ class Linked(Net):
     def link(self, position: int, x: Tensor) -> Tensor:
         return self.down(x) if position == 2 else x
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
-        return (x + self.blocks[index].branch(x) if keep else x).clamp(min=0)
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.blocks[index].branch(x)
+
+    def after(self, index: int, total: Tensor) -> Tensor:
+        return total.clamp(min=0)
 
 
 class SharedWeights(Net):
@@ -348,8 +372,11 @@ class SharedWeights(Net):
             x = self.blocks[0](x)
         return self.head(x.mean((2, 3)))
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
-        return (x + self.blocks[0].branch(x) if keep else x).clamp(min=0)
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.blocks[0].branch(x)
+
+    def after(self, index: int, total: Tensor) -> Tensor:
+        return total.clamp(min=0)
 
 
 class TwoSumsBlock(nn.Module):
@@ -365,22 +392,26 @@ class TwoSumsBlock(nn.Module):
 class TwoSums(Net):
     """Two residual sums in one module's forward, as in a transformer's layer."""
 
+    def length(self) -> int:
+        return 2 * self.count
+
     def block(self, index: int) -> nn.Module:
         return TwoSumsBlock(self.channels)
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         block = self.blocks[index // 2]
-        branch = block.second(x).clamp(min=0) if index % 2 else block.first(x)
-        return x + branch if keep else x
+        return x, block.second(x).clamp(min=0) if index % 2 else block.first(x)
 
 
 class Layers(TwoSums):
     """The same net with both sums of a layer taken for one block."""
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
-        for number in (2 * index, 2 * index + 1):
-            x = super().step(number, x, keep=keep)
-        return x
+    def length(self) -> int:
+        return self.count
+
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = x + self.blocks[index].first(x)
+        return x, first + self.blocks[index].second(first).clamp(min=0) - x
 
 
 class FromInput(Net):
@@ -396,13 +427,11 @@ class FromInput(Net):
             x = branch(x) + x
         return self.head(x.mean((2, 3)))
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
-        return x + self.blocks[index](x) if keep else x
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.blocks[index](x)
 
-    def by_hand(self, x: Tensor, order: Sequence[int], deleted: Iterable[int]) -> Tensor:
-        for index in order:
-            x = self.step(index, x, keep=index not in deleted)
-        return self.head(x.mean((2, 3)))
+    def start(self, x: Tensor) -> Tensor:
+        return x
 
 
 class OverInput(FromInput):
@@ -435,11 +464,53 @@ class InnerSums(Net):
     def block(self, index: int) -> nn.Module:
         return InnerSumsBlock(self.channels)
 
-    def step(self, index: int, x: Tensor, *, keep: bool) -> Tensor:
-        if not keep:
-            return x
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         block = self.blocks[index]
         h = block.enter(x).clamp(min=0)
         h = h + block.leave(h).clamp(min=0)
         h = F.avg_pool2d(h, 3, 1, 1) + block.squeeze(h.mean((2, 3), keepdim=True))
-        return x + F.avg_pool2d(h, 3, 1, 1) + 0.5 * block.norm(block.leave(h))
+        return x, F.avg_pool2d(h, 3, 1, 1) + 0.5 * block.norm(block.leave(h))
+
+
+class PostNormBlock(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = two_layers(channels), two_layers(channels)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norms[0](x + self.first(x))
+        return self.norms[1](x + self.second(x))
+
+
+class PostNorm(Net):
+    """Layers of two sums, each followed by its own normalisation, as in the first transformer."""
+
+    def block(self, index: int) -> nn.Module:
+        return PostNormBlock(self.channels)
+
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        block = self.blocks[index]
+        way, first = block.norms[0](x), block.norms[0](x + block.first(x))
+        return way, first + block.second(first) - way
+
+    def after(self, index: int, total: Tensor) -> Tensor:
+        return self.blocks[index].norms[1](total)
+
+
+class Plain(Net):
+    """No shortcuts: each unit is a convolution, a normalisation and an activation."""
+
+    count = 4
+    channels = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Tanh()
+
+    def block(self, index: int) -> nn.Module:
+        layers = conv(self.channels, self.channels), nn.BatchNorm2d(self.channels), nn.ReLU()
+        return nn.Sequential(*layers)
+
+    def parts(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.blocks[index](x) - x

@@ -20,12 +20,14 @@ ALLOWED: dict[str, str] = {
     "plan": "errors interventions",
     # From a model to a chain, and a chain at work.
     "sites": "",
-    "chain": "errors plan",
+    "parts": "errors",
+    "chain": "errors parts plan",
+    "alteration": "chain errors parts plan",
     "discovery": "chain errors sites",
-    "hooks": "chain discovery errors interventions plan sites",
-    "fusion": "chain",
+    "hooks": "alteration chain discovery errors interventions parts plan sites",
+    "fusion": "chain parts",
     "measures": "errors",
-    "engine": "chain errors fusion measures plan",
+    "engine": "alteration chain errors fusion measures plan",
     "calibration": "engine",
     # From outcomes to what people read.
     "statistics": "errors",
@@ -41,8 +43,8 @@ ALLOWED: dict[str, str] = {
     "datasets": "adapters bundled errors measures",
     "training": "checkpoints datasets errors models weights_file",
     # What puts it all together.
-    "studies": "calibration chain checkpoints datasets discovery engine errors interventions"
-    " measures plan results",
+    "studies": "alteration calibration chain checkpoints datasets discovery engine errors"
+    " interventions measures plan results",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
     "cli": "bench checkpoints datasets discovery errors results studies training",
 }

@@ -54,6 +54,42 @@ def run(*words: object) -> int:
     return int(stop.value.code or 0)
 
 
+def test_lesion_does_what_it_is_told_and_saves_it(folder, tmp_path, capsys):
+    """The row is what the unmodified model under the same edit classifies correctly."""
+    words = "replace 0 mean; scale 2 0.5"
+    out = tmp_path / "out"
+    limit = ("--limit", 60, "--batch-size", 30)
+    assert run("lesion", folder / "resnet8.pt", *limit, "--do", words, "--out", out) == 0
+    assert "1 lesions of 3 blocks on 60 examples: 5 block eval" in capsys.readouterr().out
+    (row,) = LesionResult.load(out).frame.to_dict("records")
+    assert (row["blocks"], row["count"], row["n"]) == ("replace 0 mean; scale 2 0.5", 2, 60)
+    checkpoint = ensemble_view.load_checkpoint(folder / "resnet8.pt")
+    model = checkpoint.model.double()
+    data = ensemble_view.open_data("digits", mean=(0.3,), std=(0.4,), limit=60)
+    batches = [(images.double(), labels) for images, labels in data.batches(60)]
+    chain = ensemble_view.unravel(model, batches[0][0])
+    means = ensemble_view.branch_means(chain, batches)
+    edit = ensemble_view.parse_interventions(words)
+    (images, labels), *_ = batches
+    with torch.no_grad(), ensemble_view.edited(chain, edit, means=means):
+        correct = float((model(images).argmax(1) == labels).double().mean())
+    assert row["accuracy"] == pytest.approx(correct)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--do", "explode 3"), "'explode 3' is no intervention; write one of delete, keep, "),
+        (("--do", "swap 0 1"), "it cannot run in the place of block 0 (layer1.0), which takes"),
+        (("--do", "scale 1 1"), "Scale(1, 1.0) changes nothing in this net."),
+        (("--do", "delete 1", "--blocks", 1), "Both blocks to delete and something to do were"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_words(folder, capsys, words, message):
+    assert run("lesion", folder / "resnet8.pt", "--limit", 60, *words) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_lesion_prints_cost_table_and_sentence(folder, capsys):
     assert run("lesion", folder / "resnet8.pt", "--limit", 60) == 0
     printed = capsys.readouterr()

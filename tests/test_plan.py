@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble_view import Compose, Delete, Keep, Reorder, Swap
+from ensemble_view import (
+    Compose,
+    Delete,
+    DropShortcut,
+    Keep,
+    MiddleRepeat,
+    Parallel,
+    Reorder,
+    Repeat,
+    Replace,
+    Reverse,
+    Scale,
+    Swap,
+)
 from ensemble_view.errors import InterventionError
 from ensemble_view.plan import Action, Node, Outline, Plan, Slot, Step, Trie, bind
 
@@ -195,6 +208,12 @@ def test_a_plan_says_what_it_deletes_and_in_which_order(plans):
         (Delete(1, 2), "delete 1-2"),
         (Swap(0, 2), "order 2,1,0,3"),
         (Swap(0, 2) | Delete(3), "delete 3; order 2,1,0,3"),
+        (Scale(1, 0.5) | Delete(3), "delete 3; scale 1 0.5"),
+        (DropShortcut(2) | Replace(1, "mean"), "replace 1 mean; dropshortcut 2"),
+        (Repeat(1, 2), "order 0,1,1,2,3"),
+        (MiddleRepeat(0, 2) | Scale(1, 2), "scale 1 2.0; order 1,1,1,3"),
+        (Parallel(1, 2), "order 0,1+2,3"),
+        (Parallel(0, 3, "mean") | Delete(1), "delete 1; order mean(0+1+2+3)"),
     ],
 )
 def test_plans_print_what_they_do(intervention, words):
@@ -209,12 +228,69 @@ def test_links_stay_where_they_are():
     ]  # fmt: skip
 
 
+ON_BRANCHES = [
+    # What is done with block 1, and how many branches are computed of four blocks.
+    (Scale(1, 1), 4),
+    (Scale(1, 0), 4),
+    (DropShortcut(1), 4),
+    (Replace(1, "resample"), 4),
+    (Replace(1, "mean"), 3),
+    (Replace(1, "zero"), 3),
+    (Replace(1, "mean") | Scale(1, 2) | DropShortcut(1), 3),
+    (Repeat(1, 3), 6),
+    (Repeat(1, 3) | Replace(1, "mean"), 3),
+    (Reverse(0, 3), 4),
+    (MiddleRepeat(0, 3), 4),
+    (MiddleRepeat(0, 3) | Delete(1), 0),
+    (Parallel(0, 2), 4),
+    (Parallel(0, 2) | Delete(1), 3),
+    (Parallel(0, 2, "mean") | Repeat(1, 2), 5),
+]
+
+
+@pytest.mark.parametrize(("intervention", "branches"), ON_BRANCHES, ids=str)
+def test_a_plan_costs_the_branches_that_must_be_computed(intervention, branches):
+    plan = bind(intervention, outline(4))
+    assert plan.block_evaluations == Trie([plan]).cost.block_evaluations == branches
+
+
+def test_a_branch_that_is_scaled_by_one_is_kept_and_one_that_is_replaced_by_zero_deleted():
+    whole = outline(4)
+    assert bind(Scale(1, 2) | Scale(1, 0.5), whole) == bind(Compose(), whole)
+    assert bind(Replace(1, "zero"), whole) == bind(Delete(1), whole)
+    assert bind(Scale(1, 0), whole) != bind(Delete(1), whole)
+    assert bind(Parallel(1, 1), whole) == bind(Repeat(1, 1), whole) == bind(Compose(), whole)
+
+
+def test_plans_share_what_they_do_alike():
+    plans = [
+        bind(one, outline(4))
+        for one in (Scale(1, 0.5), Scale(1, 0.5) | Delete(3), Scale(1, 2), Repeat(1, 2))
+    ]
+    # Block 0; 1, 2 and 3 after it; 1 anew, 2 and 3; 1, 1, 2 and 3: the deletion is free.
+    assert Trie(plans).cost.block_evaluations == 1 + 3 + 3 + 4
+    assert Trie(plans).cost.naive_block_evaluations == 4 + 3 + 4 + 5
+
+
+def test_plans_know_where_things_run():
+    plan = bind(Swap(0, 3) | Repeat(0, 2) | Parallel(1, 2) | Delete(2), outline(4, frozenset({1})))
+    group = (Step(1), Step(2, Action.DELETE))
+    assert plan.places == {
+        0: (Step(3),),
+        1: (Step(1, Action.PARALLEL, members=group),),
+        3: (Step(0), Step(0)),
+    }
+    assert (plan.order, plan.deleted, plan.moved) == ((3, 1, 2, 0, 0), (2,), (0, 1, 2, 3))
+    assert [step.index for step in plan.steps if step.action is Action.LINK] == [1]
+
+
 MIXED = Outline(
     (
         Slot("keeps", SMALL, SMALL, True),
         Slot("halves", SMALL, LARGE, True),
         Slot("small", LARGE, LARGE, True),
-        Slot("unit", LARGE, SMALL, False),
+        Slot("unit", LARGE, SMALL, False, False),
+        Slot("plain", SMALL, SMALL, True, False),
     )
 )
 
@@ -227,15 +303,59 @@ MIXED = Outline(
             r"^Block 1 \(halves\) takes 4×8×8 to 8×4×4; it cannot run in the place of "
             r"block 0 \(keeps\), which takes 4×8×8 to 4×8×8\.$",
         ),
-        (Reorder([2, 1, 0, 3]), r"^Block 2 \(small\) takes 8×4×4 to 8×4×4; it cannot run in"),
+        (Reorder([2, 1, 0, 3, 4]), r"^Block 2 \(small\) takes 8×4×4 to 8×4×4; it cannot run in"),
         (
             Delete(0, 3),
             r"^Block 3 \(unit\) has no shortcut and takes 8×4×4 to 4×8×8; it cannot be deleted, "
             r"only units that keep their shape can\.$",
         ),
-        (Delete(4), r"^There is no block 4: this chain has 4 blocks, 0 to 3\.$"),
+        (Delete(5), r"^There is no block 5: this chain has 5 blocks, 0 to 4\.$"),
+        (
+            Scale(3, 0.5),
+            r"^Block 3 \(unit\) has no shortcut and takes .*; it cannot be scaled, only",
+        ),
+        (
+            Replace(3, "mean"),
+            r"^Block 3 \(unit\) has no shortcut and .*; it cannot be replaced, on",
+        ),
+        (DropShortcut(3), r"^Block 3 \(unit\) has no shortcut that could be dropped\.$"),
+        (DropShortcut(4), r"^Block 4 \(plain\) has no shortcut that could be dropped\.$"),
+        (
+            DropShortcut(0) | Delete(0),
+            r"^Of block 0 \(keeps\) neither shortcut nor branch would be left\.$",
+        ),
+        (
+            Repeat(1, 2),
+            r"^Block 1 \(halves\) takes 4×8×8 to 8×4×4; it cannot run again on what it gives\.$",
+        ),
+        (
+            Parallel(0, 1),
+            r"^Block 1 \(halves\) takes 4×8×8 to 8×4×4; it cannot run beside block 0 \(keeps\), "
+            r"which takes 4×8×8 to 4×8×8\.$",
+        ),
+        (
+            Parallel(1, 2),
+            r"^Block 2 \(small\) takes 8×4×4 to 8×4×4; it cannot run beside block 1 \(halves\), "
+            r"which takes 4×8×8 to 8×4×4\.$",
+        ),
+        (
+            MiddleRepeat(0, 2),
+            r"^Block 1 \(halves\) takes 4×8×8 to 8×4×4; it cannot run in the place",
+        ),
+        (
+            Reverse(1, 2),
+            r"^Block 2 \(small\) takes 8×4×4 to 8×4×4; it cannot run in the place of bl",
+        ),
     ],
 )
 def test_plans_that_do_not_fit_are_refused_before_anything_runs(intervention, message):
     with pytest.raises(InterventionError, match=message):
         bind(intervention, MIXED)
+
+
+def test_blocks_beside_each_other_share_their_shortcut():
+    message = (
+        r"^Block 1 \(b1\) runs beside others, with one shortcut for all; its own cannot be dropped"
+    )
+    with pytest.raises(InterventionError, match=message):
+        bind(Parallel(0, 2) | DropShortcut(1), outline(3))

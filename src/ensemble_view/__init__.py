@@ -10,7 +10,8 @@ The way data flow, and where to read on:
 
 ``unravel`` takes a model apart into a :class:`Chain` of blocks, each with its shortcut and branch,
 and proves that the chain equals it. An intervention (``Delete(3) | Swap(7, 8)``) is a value; bound
-to a chain it is a plan; plans are sorted into a trie and the engine runs each distinct prefix once.
+to a chain it is a plan; plans are sorted into a trie and the engine runs each distinct prefix once
+(``alteration`` puts together what a block runs that is not just kept or deleted).
 ``edited`` does the same to the unmodified model for the length of a ``with``, one forward pass per
 plan, and is what the engine is tested against. Studies such as ``lesion`` put the parts together
 and return results with an interval on everything. The command line calls the same studies.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from ensemble_view.alteration import branch_means
 from ensemble_view.chain import Block, Chain
 from ensemble_view.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from ensemble_view.datasets import LabelledData, TextData, open_data, open_text
@@ -29,7 +31,22 @@ from ensemble_view.discovery import unravel
 from ensemble_view.engine import Engine
 from ensemble_view.errors import EnsembleViewError
 from ensemble_view.hooks import edited
-from ensemble_view.interventions import Compose, Delete, Intervention, Keep, Reorder, Swap
+from ensemble_view.interventions import (
+    Compose,
+    Delete,
+    DropShortcut,
+    Intervention,
+    Keep,
+    MiddleRepeat,
+    Parallel,
+    Reorder,
+    Repeat,
+    Replace,
+    Reverse,
+    Scale,
+    Swap,
+    parse_interventions,
+)
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
 from ensemble_view.studies import lesion
@@ -41,6 +58,7 @@ __all__ = [
     "Checkpoint",
     "Compose",
     "Delete",
+    "DropShortcut",
     "Engine",
     "EnsembleViewError",
     "Intervention",
@@ -49,16 +67,24 @@ __all__ = [
     "LanguageResult",
     "LesionResult",
     "MeasuredResult",
+    "MiddleRepeat",
+    "Parallel",
     "Plan",
     "Reorder",
+    "Repeat",
+    "Replace",
+    "Reverse",
+    "Scale",
     "Swap",
     "TextData",
+    "branch_means",
     "edited",
     "inspect",
     "lesion",
     "load_checkpoint",
     "open_data",
     "open_text",
+    "parse_interventions",
     "save_checkpoint",
     "unravel",
 ]

@@ -15,35 +15,14 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor, nn
 
 from ensemble_view.errors import DiscoveryError
+from ensemble_view.parts import Context, InTurn, Part, Sum, identity
 from ensemble_view.plan import Outline, Slot
 
-__all__ = ["Block", "Chain", "Context", "Part", "ShortcutKind", "identity"]
-
-Context: TypeAlias = tuple[Any, ...]
-"""Values that blocks need but that do not depend on the trunk, computed once per batch."""
-
-Part: TypeAlias = Callable[[Tensor, Context], Tensor]
+__all__ = ["Block", "Chain", "Context", "Part", "ShortcutKind", "arguments_of", "identity"]
 
 ShortcutKind: TypeAlias = Literal[
     "identity", "scaling", "projection", "zero-pad", "pooling", "none"
 ]
-
-
-def identity(x: Tensor, context: Context) -> Tensor:
-    """The part that does nothing.
-
-    Args:
-        x: Any tensor.
-        context: Not used.
-
-    Returns:
-        ``x`` itself.
-
-    Example:
-        >>> identity(3, ())
-        3
-    """
-    return x
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,7 +71,8 @@ class Block:
         """Make one block of residual sums that follow each other, such as a transformer layer's.
 
         Its shortcut is the way through all of them with all branches deleted, up to the last sum;
-        its branch is what the last sum holds beyond that; its ``after`` is the last one's.
+        its branch is what the last sum holds beyond that; its ``after`` is the last one's. So to
+        scale it is to scale all that its sums add together, and without its shortcut that is left.
 
         Args:
             index: Of the block.
@@ -112,24 +92,14 @@ class Block:
         if not earlier:
             return replace(last, index=index, name=name)
         whole = replace(last, after=identity)
-
-        def shortcut(x: Tensor, context: Context) -> Tensor:
-            for unit in (*earlier, whole):
-                x = unit.deleted(x, context)
-            return x
-
-        def branch(x: Tensor, context: Context) -> Tensor:
-            full = x
-            for unit in (*earlier, whole):
-                full = unit(full, context)
-            return full - shortcut(x, context)
-
+        shortcut = InTurn((*(unit.way for unit in earlier), whole.way))
+        full = InTurn((*(unit.whole for unit in earlier), whole.whole))
         kinds = [unit.shortcut_kind for unit in units if unit.shortcut_kind != "identity"]
         return cls(
             index=index,
             name=name,
             shortcut=shortcut,
-            branch=branch,
+            branch=Sum(((1.0, full), (-1.0, shortcut))),
             after=last.after,
             shortcut_kind=kinds[0] if kinds else "identity",
             shape_in=units[0].shape_in,
@@ -147,11 +117,37 @@ class Block:
         Returns:
             The block.
         """
-        before = self.before
+        return replace(self, before=InTurn((link, self.before)), shape_in=shape_in)
+
+    @property
+    def way(self) -> Part:
+        """What is left without the branch: before, shortcut and after, one after another."""
+        return InTurn((self.before, self.shortcut, self.after))
+
+    @property
+    def whole(self) -> Part:
+        """The whole block in one part. The branch comes first, so that it can be added to."""
+        terms = ((1.0, self.branch), (1.0, self.shortcut))
+        total = Sum(terms) if self.is_residual else self.branch
+        return InTurn((self.before, total, self.after))
+
+    @property
+    def residual(self) -> Block:
+        """The block as one residual sum, whose branch can be scaled, replaced, or left alone.
+
+        A plain unit G that keeps its shape reads x + (G(x) - x), so that deleting its branch lets
+        its input pass; the branch of a block of several sums is what the last sum holds beyond the
+        shortcut's way (:meth:`of_units`).
+        """
+        if self.is_residual:
+            return self
         return replace(
             self,
-            before=lambda x, context: before(link(x, context), context),
-            shape_in=shape_in,
+            before=identity,
+            shortcut=identity,
+            branch=Sum(((1.0, self.whole), (-1.0, identity))),
+            after=identity,
+            shortcut_kind="identity",
         )
 
     @property
@@ -327,7 +323,13 @@ class Chain:
         """What a plan must know of the chain: names, shapes, what can be deleted, links."""
         return Outline(
             tuple(
-                Slot(block.name, block.shape_in, block.shape_out, block.deletable)
+                Slot(
+                    block.name,
+                    block.shape_in,
+                    block.shape_out,
+                    block.deletable,
+                    block.is_residual,
+                )
                 for block in self.blocks
             ),
             frozenset(self.links),
@@ -379,3 +381,21 @@ class Chain:
                 lines.append("  link")
             lines.append(f"  {block!r}")
         return "\n".join(lines)
+
+
+def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Say what a model is called with for a batch's inputs.
+
+    Args:
+        inputs: Several come as a tuple or list, those with names as a dictionary.
+
+    Returns:
+        Positional arguments and keyword arguments.
+
+    Example:
+        >>> arguments_of({"rows": 1}), arguments_of([1, 2]), arguments_of(1)
+        (((), {'rows': 1}), ((1, 2), {}), ((1,), {}))
+    """
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ensemble_view.chain import Chain, Context
+from ensemble_view.alteration import alter
+from ensemble_view.chain import Chain, Context, arguments_of
 from ensemble_view.errors import MeasurementError
-from ensemble_view.fusion import FusedChain, fuse
+from ensemble_view.fusion import FusedChain, fuse, fuse_part
 from ensemble_view.measures import Classification, Measure
 from ensemble_view.plan import Action, Cost, Node, Plan, Step, Trie
 
@@ -68,9 +69,11 @@ class Engine:
             rule the full net.
         device: Where batches are sent; the chain must live there. Default: where its weights are.
         measure: What is measured of each output; by default that of classification.
+        means: Of the branches that a plan replaces by their mean: ``branch_means(chain, batches)``.
 
     Raises:
         MeasurementError: If there is no plan.
+        InterventionError: If a mean is needed that is not given.
 
     Example:
         >>> import torch
@@ -93,6 +96,7 @@ class Engine:
         *,
         device: torch.device | str | None = None,
         measure: Measure | None = None,
+        means: Mapping[int, Tensor] | None = None,
     ) -> None:
         if not plans:
             raise MeasurementError(
@@ -103,6 +107,11 @@ class Engine:
         self._trie = Trie(self.plans)
         self._measure: Measure = measure or Classification()
         self._fused: FusedChain = fuse(chain)
+        self._altered = {
+            step: fuse_part(alter(chain, step, means or {}))
+            for step in {node.step for node in self._trie if node.step is not None}
+            if step.action in (Action.ALTER, Action.PARALLEL)
+        }
         parameter = next(chain.model.parameters(), None) if chain.model is not None else None
         self.device = torch.device(device or (parameter.device if parameter is not None else "cpu"))
 
@@ -149,11 +158,17 @@ class Engine:
             Seconds: each part's time, weighed by how often the plans run it. Does not count as
             block evaluations.
         """
-        counts = Counter(node.step for node in self._trie if node.step is not None)
+        # A block that is altered, or runs beside others, takes about as long as it does alone.
+        counts = Counter(
+            Step(step.index) if step.block_evaluations else step
+            for node in self._trie
+            if node.step is not None
+            for step in node.step.blocks or (node.step,)
+        )
         total = 0.0
         with torch.inference_mode():
             clock = self._clock()
-            activation, context = self._start(*_arguments(inputs))
+            activation, context = self._start(*arguments_of(inputs))
             total += self._clock() - clock
             evaluations = self.block_evaluations
             for step in self.plans[0].steps:
@@ -194,13 +209,14 @@ class Engine:
         return pytree.tree_map(send, value)
 
     def _execute(self, step: Step, activation: Tensor, context: Context) -> Tensor:
+        self.block_evaluations += step.block_evaluations
         if step.action is Action.LINK:
             return self._fused.links[step.index](activation, context)
-        block = self._fused.blocks[step.index]
+        if step.action is Action.KEEP:
+            return self._fused.blocks[step.index].kept(activation, context)
         if step.action is Action.DELETE:
-            return block.deleted(activation, context)
-        self.block_evaluations += 1
-        return block.kept(activation, context)
+            return self._fused.blocks[step.index].deleted(activation, context)
+        return self._altered[step](activation, context)
 
     def measure(
         self, batches: Iterable[tuple[Any, Any]], progress: Progress | None = None
@@ -255,7 +271,7 @@ class Engine:
         reference: Any = None
         rows: dict[int, Tensor] = {}
         done = self.block_evaluations
-        args, kwargs = _arguments(inputs)
+        args, kwargs = arguments_of(inputs)
         for number, output in self.logits(*args, **kwargs):
             if not rows:
                 reference = self._measure.reference(output, self._sent(targets))
@@ -276,13 +292,6 @@ class Engine:
             name: values[:, row].astype(kind)
             for row, (name, kind) in enumerate(self._measure.types.items())
         }
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What the model is called with for a batch's inputs."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
 
 
 def _joined(parts: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:

@@ -11,16 +11,28 @@ save next to nothing, and torch's makes 0 of NaN.) The model's own tensors are n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
-from ensemble_view.chain import Block, Chain, Context, Part, identity
+from ensemble_view.chain import Block, Chain
+from ensemble_view.parts import (
+    Constant,
+    Context,
+    InTurn,
+    Part,
+    Resampled,
+    Sum,
+    expand,
+    identity,
+    resample,
+)
 
-__all__ = ["FusedBlock", "FusedChain", "fuse"]
+__all__ = ["FusedBlock", "FusedChain", "fuse", "fuse_part"]
 
 aten = torch.ops.aten
 
@@ -123,8 +135,8 @@ def fuse(chain: Chain) -> FusedChain:
     return FusedChain(
         stem=stem,
         blocks=tuple(_fuse_block(block) for block in chain.blocks),
-        links={position: _fuse_part(link) for position, link in chain.links.items()},
-        head=_fuse_part(chain.head),
+        links={position: fuse_part(link) for position, link in chain.links.items()},
+        head=fuse_part(chain.head),
         channels_last=any(
             node.target is aten.conv2d.default
             for piece in parts
@@ -133,70 +145,101 @@ def fuse(chain: Chain) -> FusedChain:
     )
 
 
-def _fuse_part(part: Part) -> Part:
-    return cast("Part", _optimised(part)) if isinstance(part, fx.GraphModule) else part
-
-
 def _fuse_block(block: Block) -> FusedBlock:
     if block.units:
         units = [_fuse_block(unit) for unit in block.units]
         return FusedBlock(
-            _in_turn([unit.kept for unit in units]), _in_turn([unit.deleted for unit in units])
+            InTurn(tuple(unit.kept for unit in units)),
+            InTurn(tuple(unit.deleted for unit in units)),
         )
-    if not all(isinstance(part, fx.GraphModule) or part is identity for part in block.parts):
-        return FusedBlock(block.__call__, block.deleted)
-    deleted = _whole(block, keep=False) if block.is_residual else block.deleted
-    return FusedBlock(_whole(block, keep=True), deleted)
+    # A block that is no graph runs as it is written, and a plain unit is deleted by letting x pass.
+    kept = fuse_part(block.whole) if _is_graph(block.whole) else block.__call__
+    deletable = block.is_residual and _is_graph(block.way)
+    return FusedBlock(kept, fuse_part(block.way) if deletable else block.deleted)
 
 
-def _in_turn(parts: Sequence[Part]) -> Part:
-    def run(x: Tensor, context: Context) -> Tensor:
-        for part in parts:
-            x = part(x, context)
-        return x
+def _is_graph(part: Part) -> bool:
+    if isinstance(part, InTurn):
+        return all(map(_is_graph, part.parts))
+    if isinstance(part, Sum):
+        return all(_is_graph(term) for _, term in part.terms)
+    if isinstance(part, Resampled):
+        return _is_graph(part.part)
+    return part is identity or isinstance(part, fx.GraphModule | Constant)
 
-    return run
 
+def fuse_part(part: Part) -> Part:
+    """Make one graph of a part and of those that it is made of.
 
-def _whole(block: Block, *, keep: bool) -> Part:
-    """One graph for all of a block's parts."""
+    Args:
+        part: Any part; where it holds one that is no graph module, it is run as it is.
+
+    Returns:
+        The fused part, equal to the part up to rounding.
+    """
+    if not _is_graph(part):
+        return part
     graph = fx.Graph()
     x, context = graph.placeholder("x"), graph.placeholder("context")
     tensors: dict[str, Any] = {}
+    output = _Inliner(graph, context, tensors).inline(part, x)
+    if output is x:
+        return identity
+    graph.output(output)
+    return cast("Part", _optimised(fx.GraphModule(tensors, graph)))
 
-    def inline(part: Part, value: fx.Node) -> fx.Node:
-        if not isinstance(part, fx.GraphModule):
-            return value
+
+class _Inliner:
+    """Copies parts into one graph."""
+
+    def __init__(self, graph: fx.Graph, context: fx.Node, tensors: dict[str, Any]) -> None:
+        self._graph = graph
+        self._context = context
+        self._tensors = tensors
+
+    def inline(self, part: Part, value: fx.Node) -> fx.Node:
+        """Copy a part behind a value, and give the node that holds the result."""
+        if isinstance(part, InTurn):
+            return functools.reduce(lambda node, then: self.inline(then, node), part.parts, value)
+        if isinstance(part, Sum):
+            terms = [self._scaled(self.inline(term, value), factor) for factor, term in part.terms]
+            return functools.reduce(self._added, terms)
+        if isinstance(part, Constant):
+            return self._call(expand, value, self._tensor(part.value), like=None)
+        if isinstance(part, Resampled):
+            source = self.inline(part.part, value)
+            return self._call(resample, source, part.seed, like=source)
+        return self._copied(part, value) if isinstance(part, fx.GraphModule) else value
+
+    def _scaled(self, node: fx.Node, factor: float) -> fx.Node:
+        return node if factor == 1 else self._call(aten.mul.Tensor, node, factor, like=node)
+
+    def _added(self, one: fx.Node, other: fx.Node) -> fx.Node:
+        like = one if "val" in one.meta else other
+        return self._call(aten.add.Tensor, one, other, like=like)
+
+    def _call(self, target: Any, *args: Any, like: fx.Node | None) -> fx.Node:
+        node = self._graph.call_function(target, args)
+        node.meta = dict(like.meta) if like is not None else {}
+        return node
+
+    def _tensor(self, value: Any) -> fx.Node:
+        name = f"tensor{len(self._tensors)}"
+        self._tensors[name] = value
+        return self._graph.get_attr(name)
+
+    def _copied(self, part: fx.GraphModule, value: fx.Node) -> fx.Node:
         copies: dict[Any, fx.Node] = dict(
-            zip(part.graph.find_nodes(op="placeholder"), (value, context), strict=True)
+            zip(part.graph.find_nodes(op="placeholder"), (value, self._context), strict=True)
         )
         for node in part.graph.nodes:
             if node.op == "output":
                 return copies[node.args[0]]
             if node.op == "get_attr":
-                name = f"tensor{len(tensors)}"
-                tensors[name] = getattr(part, str(node.target))
-                copies[node] = graph.get_attr(name)
+                copies[node] = self._tensor(getattr(part, str(node.target)))
             elif node.op != "placeholder":
-                copies[node] = graph.node_copy(node, lambda old: copies[old])
+                copies[node] = self._graph.node_copy(node, lambda old: copies[old])
         raise AssertionError("a graph without output")
-
-    shared = inline(block.before, x)
-    if not block.is_residual:
-        total = inline(block.branch, shared)
-    elif keep:
-        # The branch first, so that the sum can be written over its value.
-        branch = inline(block.branch, shared)
-        shortcut = inline(block.shortcut, shared)
-        total = graph.call_function(aten.add.Tensor, (branch, shortcut))
-        total.meta = dict(branch.meta)
-    else:
-        total = inline(block.shortcut, shared)
-    output = inline(block.after, total)
-    if output is x:
-        return identity
-    graph.output(output)
-    return cast("Part", _optimised(fx.GraphModule(tensors, graph)))
 
 
 def _optimised(part: fx.GraphModule) -> fx.GraphModule:

@@ -1,16 +1,18 @@
 """Edit the unmodified model behind a chain for the length of a ``with``.
 
 This is the public way to a single forward pass with an intervention, and the slow reference that
-the engine is tested against: one full forward pass per plan. A deletion acts at the addition itself
-in the model's running code; a reordering exchanges whole modules where each block is one module.
-Where neither is possible (a block that no module holds, a unit of a plain net), the value that the
-block makes is replaced, where the model makes it, by that of the chain's own part.
+the engine is tested against: one full forward pass per plan. What is done to a branch or a shortcut
+acts at the addition itself in the model's running code; a reordering exchanges whole modules where
+each block is one module. Where neither is possible (a block that no module holds, or of several
+sums that are not just deleted, a unit of a plain net; blocks that run again, beside each other, or
+in several places), the value that the block makes is replaced, where the model makes it, by that of
+the chain's own parts.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
@@ -18,12 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ensemble_view.alteration import alter, mean_of
 from ensemble_view.chain import Chain, Context
 from ensemble_view.discovery import Provenance, unravel_arguments
 from ensemble_view.discovery.evaluation import unfused_attention
 from ensemble_view.errors import InterventionError
 from ensemble_view.interventions import Compose, Intervention
-from ensemble_view.plan import Plan, bind
+from ensemble_view.parts import InTurn, Part, expand, resample
+from ensemble_view.plan import Action, Plan, Step, bind
 from ensemble_view.sites import ModuleCall, Site, SiteMode, modes_on, unwrapped
 
 __all__ = ["edited", "edited_by_plan"]
@@ -34,13 +38,18 @@ _OPERANDS: dict[str, Any] = {"input": 0, "self": 0, "other": 1}
 
 
 @contextmanager
-def edited(target: Chain | nn.Module, *interventions: Intervention) -> Iterator[None]:
+def edited(
+    target: Chain | nn.Module,
+    *interventions: Intervention,
+    means: Mapping[int, Tensor] | None = None,
+) -> Iterator[None]:
     """Run the model behind a chain with an intervention, as long as the ``with`` lasts.
 
     Args:
         target: A chain that :func:`ensemble_view.unravel` found, or the model itself, which is then
             unravelled on its first call.
         *interventions: Applied one after another.
+        means: Of the branches that are replaced by their mean: ``branch_means(chain, batches)``.
 
     Yields:
         Nothing; call the model itself inside.
@@ -63,7 +72,7 @@ def edited(target: Chain | nn.Module, *interventions: Intervention) -> Iterator[
     composed = Compose(interventions)
     with ExitStack() as stack:
         if isinstance(target, Chain):
-            stack.enter_context(edited_by_plan(target, bind(composed, target.outline)))
+            stack.enter_context(edited_by_plan(target, bind(composed, target.outline), means))
         elif not isinstance(target, nn.Module):
             raise InterventionError(
                 "edited takes a chain or the model itself, then interventions; the first argument "
@@ -77,7 +86,7 @@ def edited(target: Chain | nn.Module, *interventions: Intervention) -> Iterator[
                     "one edited(...), or unravel the model first and give the chain."
                 )
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-            first_call = _FirstCall(composed, stack)
+            first_call = _FirstCall(composed, stack, means)
             handle = model.register_forward_pre_hook(first_call, prepend=True, with_kwargs=True)
             stack.callback(handle.remove)
         yield
@@ -86,8 +95,14 @@ def edited(target: Chain | nn.Module, *interventions: Intervention) -> Iterator[
 class _FirstCall:
     """Unravels a bare model when it is called for the first time, and begins the edit."""
 
-    def __init__(self, intervention: Intervention, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        intervention: Intervention,
+        stack: ExitStack,
+        means: Mapping[int, Tensor] | None,
+    ) -> None:
         self._intervention = intervention
+        self._means = means
         self._stack = stack
         self._started = False
 
@@ -98,22 +113,26 @@ class _FirstCall:
         self._started = True
         chain = unravel_arguments(model, (args, kwargs))
         plan = bind(self._intervention, chain.outline)
-        self._stack.enter_context(edited_by_plan(chain, plan)).join(args, kwargs)
+        self._stack.enter_context(edited_by_plan(chain, plan, self._means)).join(args, kwargs)
 
 
 @contextmanager
-def edited_by_plan(chain: Chain, plan: Plan) -> Iterator[SiteMode]:
+def edited_by_plan(
+    chain: Chain, plan: Plan, means: Mapping[int, Tensor] | None = None
+) -> Iterator[SiteMode]:
     """Do the same for a plan that is already bound.
 
     Args:
         chain: A chain with a model behind it.
         plan: Bound to this chain.
+        means: As for :func:`edited`.
 
     Yields:
         The mode that follows the model's calls.
 
     Raises:
-        InterventionError: If no model stands behind the chain, or its code hides a block's place.
+        InterventionError: If no model stands behind the chain, its code hides a block's place, or
+            a mean is needed that is not given.
     """
     model, provenance = chain.model, chain.provenance
     if model is None or not isinstance(provenance, Provenance):
@@ -121,31 +140,48 @@ def edited_by_plan(chain: Chain, plan: Plan) -> Iterator[SiteMode]:
             "No model stands behind this chain (it was built from parts), so there is nothing to "
             "edit; run its plans through the engine instead."
         )
-    moved = [index for position, index in enumerate(plan.order) if position != index]
+    means = means or {}
     outer = [mode for mode in modes_on(model) if isinstance(mode, _Edit)]
-    if outer and (moved or any(mode.moves for mode in outer)):
+    if outer and (plan.moved or any(mode.moves for mode in outer)):
         raise InterventionError(
             "The model is being edited already, and one of the two edits moves blocks, so it is "
             "not clear which block is meant; give all interventions to one edited(...), in order."
         )
-    natively = all(provenance.blocks[index].additions for index in plan.deleted) and all(
-        provenance.blocks[index].module for index in moved
-    )
     with ExitStack() as stack:
         stack.enter_context(unfused_attention())
-        if natively:
-            mode = _Edit(model, _delete_at_additions(provenance, plan))
-            mode.calls = tuple(path for index in moved if (path := provenance.blocks[index].module))
-            stack.enter_context(_modules_moved(model, provenance, plan))
+        if _acts_natively(provenance, plan):
+            arguments = _Arguments()
+            at_additions = _AtAdditions(chain, provenance, plan, means)
+            mode = _Edit(model, at_additions.visit, arguments.begin)
+            moved = {plan.order[position] for position in plan.moved}
+            paths = (provenance.blocks[index].module for index in plan.order if index in moved)
+            mode.calls = tuple(dict.fromkeys(path for path in paths if path))
+            stack.enter_context(_modules_moved(model, provenance, plan, arguments))
         else:
-            replacement = _Replacement(chain, provenance, plan)
+            replacement = _Replacement(chain, provenance, plan, means)
             mode = _Edit(model, replacement.visit, replacement.begin)
-        mode.moves = bool(moved)
+        mode.moves = bool(plan.moved)
         # Compiled code calls no torch functions that a mode could meet.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Using `torch.compile.* when there are global hooks")
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield stack.enter_context(mode)
+
+
+def _acts_natively(provenance: Provenance, plan: Plan) -> bool:
+    """Whether additions and whole modules are all that must be changed."""
+    blocks = provenance.blocks
+    if len(plan.order) != len(blocks) or any(step.members for step in plan.steps):
+        return False
+    if any(len(steps) != 1 for steps in plan.places.values()):
+        return False
+    treated = [step.index for step in plan.blocks if step.action is not Action.KEEP]
+    return (
+        all(plan.order.count(index) == 1 for index in treated)
+        and all(blocks[index].additions for index in plan.deleted)
+        and all(len(blocks[step.index].additions) == 1 for step in plan.altered)
+        and all(blocks[p].module and blocks[plan.order[p]].module for p in plan.moved)
+    )
 
 
 class _Edit(SiteMode):
@@ -203,51 +239,65 @@ def _stand_in(
     return value
 
 
-def _delete_at_additions(
-    provenance: Provenance, plan: Plan
-) -> Callable[[Site, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]:
-    operands = {
-        _key(site): operand
-        for index in plan.deleted
-        for site, operand in provenance.blocks[index].additions
-    }
+class _AtAdditions:
+    """Change what an addition adds up, where the model adds it up."""
+
+    def __init__(
+        self, chain: Chain, provenance: Provenance, plan: Plan, means: Mapping[int, Tensor]
+    ) -> None:
+        self._changes: dict[_Key, tuple[int, Step, Tensor | None]] = {}
+        for step in plan.blocks:
+            if step.action is Action.KEEP:
+                continue
+            name, mean = chain.blocks[step.index].name, None
+            if step.treatment.branch == "mean":
+                mean = mean_of(step.index, name, means)
+            for site, operand in provenance.blocks[step.index].additions:
+                self._changes[_key(site)] = operand, step, mean
 
     def visit(
-        site: Site, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        site: Site,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
-        operand = operands.get(_key(site))
-        if operand is None:
+        """Make the very same call with other operands, so that an edit further out sees it too."""
+        if _key(site) not in self._changes:
             return function(*args, **kwargs)
-        return _add_nothing(operand, function, args, kwargs)
-
-    return visit
-
-
-def _add_nothing(
-    shortcut: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Make the very same call with zeros for the branch, so that an edit further out sees it too.
-
-    Args:
-        shortcut: Which operand is to be left, 0 or 1.
-        function: Some form of the addition.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-
-    Returns:
-        What the call returns.
-    """
-    operands = dict(enumerate(args)) | {_OPERANDS.get(name, name): v for name, v in kwargs.items()}
-    branch = operands[1 - shortcut]
-    if shortcut == 1 and _writes_into_first(function):
-        # The sum's place in memory is the branch's value itself.
+        shortcut, step, mean = self._changes[_key(site)]
+        operands = dict(enumerate(args)) | {
+            _OPERANDS.get(name, name): value for name, value in kwargs.items()
+        }
+        branch, way = operands[1 - shortcut], operands[shortcut]
+        # What is computed here is not the model's own doing: an edit further out must not count it.
         with torch._C.DisableTorchFunction():
-            branch.zero_()
+            changed = [(branch, _in_place_of(branch, step, mean))]
+            if not step.treatment.shortcut:
+                changed.append((way, torch.zeros_like(way)))
+            if _writes_into_first(function):
+                # The sum's place in memory is the first operand itself.
+                for value, other in changed:
+                    if value is operands[0]:
+                        value.copy_(other)
+                changed = [pair for pair in changed if pair[0] is not operands[0]]
+
+        def other_than(value: Any) -> Any:
+            return next((other for before, other in changed if before is value), value)
+
+        args = tuple(map(other_than, args))
+        kwargs = {name: other_than(value) for name, value in kwargs.items()}
         return function(*args, **kwargs)
-    nothing = torch.zeros_like(branch)
-    args = tuple(nothing if value is branch else value for value in args)
-    kwargs = {name: nothing if value is branch else value for name, value in kwargs.items()}
-    return function(*args, **kwargs)
+
+
+def _in_place_of(branch: Tensor, step: Step, mean: Tensor | None) -> Tensor:
+    if step.action is Action.DELETE:
+        return torch.zeros_like(branch)
+    if mean is not None:
+        branch = expand(branch, mean.to(branch))
+    elif step.treatment.branch == "resample":
+        branch = resample(branch, (step.treatment.seed, step.index))
+    return branch if step.treatment.factor == 1 else step.treatment.factor * branch
 
 
 def _writes_into_first(function: Callable[..., Any]) -> bool:
@@ -256,36 +306,33 @@ def _writes_into_first(function: Callable[..., Any]) -> bool:
 
 
 @contextmanager
-def _modules_moved(model: nn.Module, provenance: Provenance, plan: Plan) -> Iterator[None]:
-    """Put each block's module into the place where the plan runs it, and back."""
+def _modules_moved(
+    model: nn.Module, provenance: Provenance, plan: Plan, arguments: _Arguments
+) -> Iterator[None]:
+    """Put each block's module into the places where the plan runs it, and back."""
+    moved = {plan.order[position] for position in plan.moved}
     # A compiled module calls what it was made from, whatever stands in its place.
-    paths = [
-        block.module and block.module.removesuffix("._orig_mod") for block in provenance.blocks
-    ]
-    places = {
-        path: model.get_submodule(path)
-        for index, position in enumerate(plan.order)
-        if index != position and (path := paths[index]) is not None
+    modules = {
+        index: (path, model.get_submodule(path))
+        for index in {*moved, *plan.moved}
+        if (path := (provenance.blocks[index].module or "").removesuffix("._orig_mod"))
     }
 
     def put(path: str, module: nn.Module) -> None:
         parent, _, name = path.rpartition(".")
         model.get_submodule(parent)._modules[name] = module
 
-    arguments = _Arguments()
     handles = [
-        module.register_forward_pre_hook(arguments.check, prepend=True, with_kwargs=True)
-        for module in places.values()
+        modules[index][1].register_forward_pre_hook(arguments.check, prepend=True, with_kwargs=True)
+        for index in moved
     ]
     try:
-        for position, index in enumerate(plan.order):
-            place, source = paths[position], paths[index]
-            if position != index and place is not None and source is not None:
-                put(place, places[source])
+        for position in plan.moved:
+            put(modules[position][0], modules[plan.order[position]][1])
         yield
     finally:
-        for path, module in places.items():
-            put(path, module)
+        for position in plan.moved:
+            put(*modules[position])
         for handle in handles:
             handle.remove()
 
@@ -299,14 +346,13 @@ class _Arguments:
 
     def __init__(self) -> None:
         self._known: list[Any] | None = None
-        self._called: set[nn.Module] = set()
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forget the last call of the whole model."""
+        self._known = None
 
     def check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Compare a call's arguments, but for the block's input, with those of the last call."""
-        if module in self._called:
-            # The next call of the whole model.
-            self._called, self._known = set(), None
-        self._called.add(module)
         leaves = pytree.tree_leaves((args, kwargs))
         first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
         given = [leaf for leaf in leaves if leaf is not first]
@@ -336,18 +382,21 @@ def _are_equal(given: list[Any], known: list[Any]) -> bool:
 class _Replacement:
     """Replace what blocks make, where the model makes it, by what the chain's parts make."""
 
-    def __init__(self, chain: Chain, provenance: Provenance, plan: Plan) -> None:
+    def __init__(
+        self, chain: Chain, provenance: Provenance, plan: Plan, means: Mapping[int, Tensor]
+    ) -> None:
         self._chain = chain
-        self._plan = plan
+        self._parts: dict[int, Part] = {}
         self._inputs: dict[int, int] = {}
         self._entries: dict[_Key, list[int]] = {}
         self._exits: dict[_Key, int] = {}
         self._captured: dict[int, Tensor] = {}
         self._context: Context = ()
-        for position, index in enumerate(plan.order):
-            if position == index and index not in plan.deleted:
+        for position, place in enumerate(provenance.blocks):
+            steps = plan.places.get(position, ())
+            if steps == (Step(position),):
                 continue
-            place = provenance.blocks[position]
+            self._parts[position] = InTurn(tuple(_part(chain, step, means) for step in steps))
             if place.entry is None or place.exit is None:
                 raise InterventionError(
                     f"Block {position} ({chain.blocks[position].name}) begins or ends inside a "
@@ -380,11 +429,18 @@ class _Replacement:
         with torch._C.DisableTorchFunction():
             if key in self._exits:
                 position = self._exits[key]
-                block = self._chain.blocks[self._plan.order[position]]
-                compute = block.deleted if block.index in self._plan.deleted else block
-                value = compute(self._captured.pop(position), self._context)
+                value = self._parts[position](self._captured.pop(position), self._context)
                 output = _stand_in(value, function, args, kwargs)
             for position in self._entries.get(key, ()):
                 # A copy: the model's code may write into the value later.
                 self._captured[position] = torch.clone(output)
         return output
+
+
+def _part(chain: Chain, step: Step, means: Mapping[int, Tensor]) -> Part:
+    """What a step runs, by the chain's own parts."""
+    if step.action is Action.KEEP:
+        return chain.blocks[step.index]
+    if step.action is Action.DELETE:
+        return chain.blocks[step.index].deleted
+    return alter(chain, step, means)

@@ -13,19 +13,35 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ensemble_view.errors import InterventionError
-from ensemble_view.interventions import Arrangement, Intervention, format_blocks
+from ensemble_view.interventions import Arrangement, Intervention, Treatment, format_blocks
 
 __all__ = ["Action", "Cost", "Node", "Outline", "Plan", "Slot", "Step", "Trie", "bind"]
+
+_UNTREATED = Treatment()
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What a plan must know of one block: its name, shapes, and whether it can be deleted."""
+    """What a plan must know of one block: name, shapes, whether it can be deleted, has a shortcut.
+
+    A plain unit, which has no shortcut, can be deleted where it keeps the shape.
+    """
 
     name: str
     shape_in: tuple[int, ...]
     shape_out: tuple[int, ...]
     deletable: bool
+    has_shortcut: bool = True
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of input and output."""
+        return self.shape_in, self.shape_out
+
+    @property
+    def changes_shape(self) -> bool:
+        """Whether they differ."""
+        return self.shape_in != self.shape_out
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,8 @@ class Action(StrEnum):
 
     KEEP = "keep"
     DELETE = "delete"
+    ALTER = "alter"
+    PARALLEL = "parallel"
     LINK = "link"
 
 
@@ -54,23 +72,63 @@ class Step:
     """One thing that the engine executes.
 
     Args:
-        index: Which block, or which link.
-        action: Run the block, run what is left of it without its branch, or run the link.
+        index: Which block, or which link; of parallel blocks the first.
+        action: Run the block, run what is left of it without its branch, run it altered, run
+            several beside each other, or run the link.
+        treatment: How an altered block is altered.
+        members: The steps of the parallel blocks.
+        mean: Whether parallel branches are averaged.
 
     Example:
         >>> print(Step(3, Action.DELETE))
         delete 3
+        >>> print(Step(3, Action.ALTER, Treatment(factor=0.5)))
+        scale 3 0.5
     """
 
     index: int
     action: Action = Action.KEEP
+    treatment: Treatment = _UNTREATED
+    members: tuple[Step, ...] = ()
+    mean: bool = False
+
+    @classmethod
+    def of(cls, index: int, treatment: Treatment) -> Step:
+        """The step that runs a block with what is done with it.
+
+        Args:
+            index: Of the block.
+            treatment: What is done with it.
+
+        Returns:
+            The step.
+        """
+        if treatment == _UNTREATED:
+            return cls(index)
+        if treatment == Treatment("zero"):
+            return cls(index, Action.DELETE)
+        return cls(index, Action.ALTER, treatment)
+
+    @property
+    def blocks(self) -> tuple[Step, ...]:
+        """The steps of single blocks that this one consists of: a link's has none."""
+        return self.members or (() if self.action is Action.LINK else (self,))
 
     @property
     def block_evaluations(self) -> int:
-        """1 if a branch is computed, else 0: an omitted block costs nothing."""
-        return int(self.action is Action.KEEP)
+        """How many branches are computed: an omitted block costs nothing, nor does its mean."""
+        return sum(
+            step.action is Action.KEEP
+            or (step.action is Action.ALTER and step.treatment.branch in ("own", "resample"))
+            for step in self.blocks
+        )
 
     def __str__(self) -> str:
+        if self.action is Action.PARALLEL:
+            members = "+".join(str(step.index) for step in self.members)
+            return f"mean({members})" if self.mean else members
+        if self.action is Action.ALTER:
+            return self.treatment.written(self.index)
         return f"{self.action.value} {self.index}"
 
 
@@ -80,6 +138,7 @@ class Plan:
 
     Args:
         steps: In the order of execution.
+        positions: Of each step the position in the chain; by default one block to each.
 
     Example:
         >>> from ensemble_view.interventions import Compose
@@ -89,16 +148,46 @@ class Plan:
     """
 
     steps: tuple[Step, ...]
+    positions: tuple[int, ...] = field(default=(), compare=False)
+
+    @property
+    def blocks(self) -> tuple[Step, ...]:
+        """The steps of single blocks, those beside each other one after another."""
+        return tuple(block for step in self.steps for block in step.blocks)
 
     @property
     def deleted(self) -> tuple[int, ...]:
         """Indices of the deleted blocks, ascending."""
-        return tuple(sorted(s.index for s in self.steps if s.action is Action.DELETE))
+        return tuple(sorted({s.index for s in self.blocks if s.action is Action.DELETE}))
+
+    @property
+    def altered(self) -> tuple[Step, ...]:
+        """The steps that alter a block, each once, by index."""
+        return tuple(sorted({s for s in self.blocks if s.action is Action.ALTER}))
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Index of the block at each position."""
-        return tuple(s.index for s in self.steps if s.action is not Action.LINK)
+        """Index of the block at each position; of all blocks in turn where some run elsewhere."""
+        return tuple(step.index for step in self.blocks)
+
+    @property
+    def places(self) -> dict[int, tuple[Step, ...]]:
+        """What runs at each position, without the links."""
+        found: dict[int, tuple[Step, ...]] = {}
+        steps = [step for step in self.steps if step.action is not Action.LINK]
+        for position, step in zip(self.positions or range(len(steps)), steps, strict=True):
+            found[position] = (*found.get(position, ()), step)
+        return found
+
+    @property
+    def moved(self) -> tuple[int, ...]:
+        """Positions at which anything but their own block runs, once."""
+        places = self.places
+        return tuple(
+            position
+            for position in range(1 + max(places, default=-1))
+            if [step.members or step.index for step in places.get(position, ())] != [position]
+        )
 
     @property
     def block_evaluations(self) -> int:
@@ -106,12 +195,15 @@ class Plan:
         return sum(step.block_evaluations for step in self.steps)
 
     def __str__(self) -> str:
-        moved = [i for p, i in enumerate(self.order) if p != i]
-        words = []
-        if self.deleted:
-            words.append(f"delete {format_blocks(self.deleted)}")
-        if moved:
-            words.append(f"order {','.join(map(str, self.order))}")
+        order = [
+            str(step if step.members else step.index)
+            for step in self.steps
+            if step.action is not Action.LINK
+        ]
+        words = [f"delete {format_blocks(self.deleted)}"] if self.deleted else []
+        words += map(str, self.altered)
+        if order != [str(position) for position in range(len(order))]:
+            words.append(f"order {','.join(order)}")
         return "; ".join(words) or f"keep {format_blocks(self.order)}"
 
 
@@ -126,8 +218,8 @@ def bind(intervention: Intervention, outline: Outline) -> Plan:
         The plan.
 
     Raises:
-        InterventionError: If a block does not exist, cannot be deleted, or is moved to a place
-            where tensors have another shape.
+        InterventionError: If a block does not exist, cannot be treated like that, or is moved to a
+            place where tensors have another shape.
 
     Example:
         >>> from ensemble_view.interventions import Swap
@@ -137,28 +229,82 @@ def bind(intervention: Intervention, outline: Outline) -> Plan:
         ensemble_view.errors.InterventionError: Block 1 (b) takes 4 to 8; it cannot run ...
     """
     slots = outline.slots
-    arranged = intervention.apply(Arrangement.of([slot.name for slot in slots]))
+    arranged = intervention.apply(Arrangement.of([slot.name for slot in slots], outline.links))
     steps: list[Step] = []
-    for position, index in enumerate(arranged.order):
-        slot, here = slots[index], slots[position]
-        if (slot.shape_in, slot.shape_out) != (here.shape_in, here.shape_out):
-            raise InterventionError(
-                f"Block {index} ({slot.name}) takes {_shapes(slot)}; it cannot run in the place of "
-                f"block {position} ({here.name}), which takes {_shapes(here)}."
-            )
+    positions: list[int] = []
+    for position, place in enumerate(arranged.places):
+        if place.blocks != (position,) or arranged.times[position] > 1:
+            _check_shapes(position, arranged, slots)
         if position in outline.links:
             steps.append(Step(position, Action.LINK))
-        if index in arranged.deleted and not slot.deletable:
+        members: list[Step] = []
+        for index in place.blocks:
+            if arranged.treatments[index] != _UNTREATED:
+                _check_treatment(index, arranged, slots[index], beside=len(place.blocks) > 1)
+            members += [Step.of(index, arranged.treatments[index])] * arranged.times[index]
+        if len(place.blocks) > 1:
+            first = members[0].index
+            members = [Step(first, Action.PARALLEL, members=tuple(members), mean=place.mean)]
+        steps += members
+        positions += [position] * len(members)
+    return Plan(tuple(steps), tuple(positions))
+
+
+def _check_shapes(position: int, arranged: Arrangement, slots: Sequence[Slot]) -> None:
+    """See to it that what runs at a position fits together and into its place."""
+    blocks, here = arranged.places[position].blocks, slots[position]
+    for index in blocks[1:]:
+        # They read one input, and the shortcut goes through all of them.
+        if slots[index].shapes != slots[blocks[0]].shapes or slots[index].changes_shape:
             raise InterventionError(
-                f"Block {index} ({slot.name}) has no shortcut and takes {_shapes(slot)}; it cannot "
-                "be deleted, only units that keep their shape can."
+                f"{_takes(index, slots)}; it cannot run beside {_which_takes(blocks[0], slots)}"
             )
-        steps.append(Step(index, Action.DELETE if index in arranged.deleted else Action.KEEP))
-    return Plan(tuple(steps))
+    for index in blocks:
+        if arranged.times[index] > 1 and slots[index].changes_shape:
+            raise InterventionError(
+                f"{_takes(index, slots)}; it cannot run again on what it gives."
+            )
+    if blocks and slots[blocks[0]].shapes != here.shapes:
+        raise InterventionError(
+            f"{_takes(blocks[0], slots)}; it cannot run in the place of "
+            f"{_which_takes(position, slots)}"
+        )
+    if not blocks and here.changes_shape:
+        raise InterventionError(f"{_takes(position, slots)}; its place cannot be left empty.")
+
+
+def _check_treatment(index: int, arranged: Arrangement, slot: Slot, *, beside: bool) -> None:
+    """See to it that a block can be treated as it is to be."""
+    done = arranged.treatments[index]
+    title = f"Block {index} ({slot.name})"
+    if not done.shortcut and not slot.has_shortcut:
+        raise InterventionError(f"{title} has no shortcut that could be dropped.")
+    if not done.shortcut and done.branch == "zero":
+        raise InterventionError(
+            f"Of block {index} ({slot.name}) neither shortcut nor branch would be left."
+        )
+    if not done.shortcut and beside:
+        raise InterventionError(
+            f"{title} runs beside others, with one shortcut for all; its own cannot be dropped."
+        )
+    if not slot.deletable:
+        verb = {"own": "scaled", "zero": "deleted"}.get(done.branch, "replaced")
+        raise InterventionError(
+            f"{title} has no shortcut and takes {_shapes(slot)}; it cannot be {verb}, only units "
+            "that keep their shape can."
+        )
+
+
+def _takes(index: int, slots: Sequence[Slot]) -> str:
+    return f"Block {index} ({slots[index].name}) takes {_shapes(slots[index])}"
+
+
+def _which_takes(index: int, slots: Sequence[Slot]) -> str:
+    return f"block {index} ({slots[index].name}), which takes {_shapes(slots[index])}."
 
 
 def _shapes(slot: Slot) -> str:
-    return " to ".join("×".join(map(str, shape)) for shape in (slot.shape_in, slot.shape_out))
+    return " to ".join("×".join(map(str, shape)) for shape in slot.shapes)
 
 
 @dataclass

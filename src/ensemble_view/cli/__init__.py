@@ -9,15 +9,12 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 import ensemble_view
 from ensemble_view.bench import bench as run_bench
@@ -44,7 +41,7 @@ from ensemble_view.cli.options import (
     Tokenizer,
     TrustPickle,
 )
-from ensemble_view.cli.progress import stages
+from ensemble_view.cli.progress import progress_bar, stages
 from ensemble_view.datasets import Data as OpenData
 from ensemble_view.datasets import is_text, open_data
 from ensemble_view.errors import DataError, EnsembleViewError
@@ -103,6 +100,13 @@ def lesion(
             rich_help_panel="Study",
         ),
     ] = None,
+    do: Annotated[
+        str | None,
+        typer.Option(
+            help='Do this instead: "delete 3; swap 7 8; scale 4 0.5; replace 5 mean".',
+            rich_help_panel="Study",
+        ),
+    ] = None,
     plain: Plain = False,
     granularity: Granularity = "block",
     seed: Seed = 0,
@@ -145,6 +149,7 @@ def lesion(
         checkpoint,
         opened,
         blocks=blocks,
+        do=do,
         plain=plain,
         granularity=granularity,
         seed=seed,
@@ -152,7 +157,7 @@ def lesion(
         command=_command(),
     )
     typer.echo(str(study), err=as_json)
-    with _progress_bar("lesions", study.work) as advance:
+    with progress_bar("lesions", study.work) as advance:
         result = study.run(advance)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2, allow_nan=False))
@@ -299,7 +304,7 @@ def train(
         open_data(data, split=split, root=root, download=download, limit=limit, seed=seed)
         for split in ("train", "test")
     ]
-    with _progress_bar("steps", None) as advance:
+    with progress_bar("steps", None) as advance:
         done = 0
 
         def told(state: TrainingProgress) -> None:
@@ -470,26 +475,3 @@ def _open(
 def _in_words(record: Any) -> str:
     accuracy = record.get("test_accuracy")
     return "trained" if accuracy is None else f"test accuracy {accuracy:.2%}"
-
-
-@contextmanager
-def _progress_bar(unit: str, total: float | None) -> Iterator[Callable[..., None]]:
-    """A bar on standard error where that is a terminal; otherwise nothing."""
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn(unit),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(unit, total=total)
-
-        def advance(amount: float, out_of: float | None = None) -> None:
-            if out_of is not None:
-                bar.update(task, total=out_of)
-            bar.advance(task, amount)
-
-        yield advance

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ensemble_view.alteration import branch_means
 from ensemble_view.calibration import Calibration, calibrate
 from ensemble_view.chain import Block, Chain
 from ensemble_view.checkpoints import Checkpoint
@@ -29,9 +30,10 @@ from ensemble_view.interventions import (
     Intervention,
     format_blocks,
     parse_blocks,
+    parse_interventions,
 )
 from ensemble_view.measures import Classification, Language, Measure, OwnMeasure
-from ensemble_view.plan import bind
+from ensemble_view.plan import Action, Plan, bind
 from ensemble_view.results import (
     Cost,
     LanguageOutcomes,
@@ -157,14 +159,21 @@ class LesionStudy:
         """An engine for each portion, made when its turn comes: it copies the weights."""
         for number, (chain, portion) in enumerate(self.subject.portions):
             if number:
-                yield _engine(chain, self.interventions, self.measure), portion
+                yield _engine(chain, portion, self.interventions, self.measure), portion
             else:
                 yield self.engine, portion
 
 
-def _engine(chain: Chain, interventions: Sequence[Intervention], measure: Measure) -> Engine:
+def _engine(
+    chain: Chain, portion: Portion, interventions: Sequence[Intervention], measure: Measure
+) -> Engine:
     plans = [bind(intervention, chain.outline) for intervention in interventions]
-    return Engine(chain, plans, measure=measure)
+    replaced = {
+        step.index for plan in plans for step in plan.altered if step.treatment.branch == "mean"
+    }
+    # A branch's mean is over the examples of one shape.
+    means = branch_means(chain, portion.data.batches(), replaced) if replaced else None
+    return Engine(chain, plans, measure=measure, means=means)
 
 
 def _outcomes(measured: Measured) -> Outcomes:
@@ -198,6 +207,7 @@ def lesion(
     data: Any,
     *,
     blocks: str | Sequence[BlockName] | None = None,
+    do: str | Intervention | None = None,
     measure: OwnFunction | OwnMeasure | None = None,
     higher_is_better: bool = True,
     tokenizer: Any = None,
@@ -229,6 +239,8 @@ def lesion(
             measure of one's own, targets may be anything.
         blocks: Delete this set together, instead of each block in turn: indices from 0, module
             paths, or text as on the command line (``"3,7-9"``).
+        do: Measure this intervention instead, as a value or as text (``"delete 3; swap 7 8"``).
+            Where a branch is replaced by its mean, that is its mean over these data.
         measure: For tasks other than these: a function from a net's outputs and the targets of the
             same batch to a tensor of one number per example.
         higher_is_better: Whether a larger value of that measure is better.
@@ -263,6 +275,7 @@ def lesion(
         model,
         data,
         blocks=blocks,
+        do=do,
         measure=measure,
         higher_is_better=higher_is_better,
         tokenizer=tokenizer,
@@ -283,6 +296,7 @@ def prepare_lesions(
     data: Any,
     *,
     blocks: str | Sequence[BlockName] | None = None,
+    do: str | Intervention | None = None,
     measure: OwnFunction | OwnMeasure | None = None,
     higher_is_better: bool = True,
     tokenizer: Any = None,
@@ -301,6 +315,7 @@ def prepare_lesions(
         model: As for :func:`lesion`.
         data: As for :func:`lesion`.
         blocks: As for :func:`lesion`.
+        do: As for :func:`lesion`.
         measure: As for :func:`lesion`.
         higher_is_better: As for :func:`lesion`.
         tokenizer: As for :func:`lesion`.
@@ -317,7 +332,8 @@ def prepare_lesions(
         The study, ready to run.
 
     Raises:
-        InterventionError: If no block can be deleted, or the blocks named cannot.
+        InterventionError: If no block can be deleted, the blocks named cannot, or the intervention
+            does not fit.
     """
     subject = examine(
         model,
@@ -331,22 +347,13 @@ def prepare_lesions(
         length=length,
     )
     chain = subject.chain
-    sets: list[tuple[int, ...]]
-    if blocks is None:
-        sets = [(block.index,) for block in chain if block.deletable]
-    else:
-        names = parse_blocks(blocks) if isinstance(blocks, str) else tuple(blocks)
-        sets = [Arrangement.of([block.name for block in chain]).find_all(names)]
-    if not sets:
-        raise InterventionError(
-            f"None of the {len(chain)} units of this net keeps its shape, so none can be deleted."
-        )
-    interventions = (Compose(), *(Delete(*deleted) for deleted in sets))
+    changes, lesions = _chosen(chain, blocks, do)
+    interventions = (Compose(), *changes)
     chosen = _measure(measure, subject)
-    engine = _engine(chain, interventions, chosen)
+    engine = _engine(*subject.portions[0], interventions, chosen)
     return LesionStudy(
         subject=subject,
-        lesions=tuple(_describe([chain.blocks[i] for i in deleted]) for deleted in sets),
+        lesions=lesions,
         not_deletable=tuple(
             NotDeletable(block.index, block.name, "changes the shape and has no shortcut")
             for block in chain
@@ -388,10 +395,46 @@ def _calibrate(
     return calibrate(engine, sample, sizes=sizes, most=min(len(data), most))
 
 
-def _describe(blocks: Sequence[Block]) -> Lesion:
+def _chosen(
+    chain: Chain, blocks: str | Sequence[BlockName] | None, do: str | Intervention | None
+) -> tuple[list[Intervention], tuple[Lesion, ...]]:
+    """What is measured against the full net, and how it is described."""
+    if do is not None:
+        if blocks is not None:
+            raise InterventionError(
+                "Both blocks to delete and something to do were given; give one of the two: "
+                '"delete 3; swap 7 8".'
+            )
+        done = parse_interventions(do) if isinstance(do, str) else do
+        touched = _touched(bind(done, chain.outline))
+        if not touched:
+            raise InterventionError(f"{done!r} changes nothing in this net.")
+        return [done], (_describe([chain.blocks[i] for i in touched], str(done)),)
+    sets: list[tuple[int, ...]]
+    if blocks is None:
+        sets = [(block.index,) for block in chain if block.deletable]
+    else:
+        names = parse_blocks(blocks) if isinstance(blocks, str) else tuple(blocks)
+        sets = [Arrangement.of([block.name for block in chain]).find_all(names)]
+    if not sets:
+        raise InterventionError(
+            f"None of the {len(chain)} units of this net keeps its shape, so none can be deleted."
+        )
+    described = (_describe([chain.blocks[i] for i in deleted]) for deleted in sets)
+    return [Delete(*deleted) for deleted in sets], tuple(described)
+
+
+def _touched(plan: Plan) -> list[int]:
+    """Blocks that do not run, or not as they did where they did."""
+    moved = set(plan.moved)
+    changed = {step.index for step in plan.blocks if step.action is not Action.KEEP}
+    return sorted(moved | changed)
+
+
+def _describe(blocks: Sequence[Block], label: str | None = None) -> Lesion:
     kinds = {block.shortcut_kind for block in blocks}
     return Lesion(
-        label=format_blocks([block.index for block in blocks]),
+        label=label or format_blocks([block.index for block in blocks]),
         names=tuple(block.name for block in blocks),
         blocks=tuple(block.index for block in blocks),
         changes_shape=any(block.changes_shape for block in blocks),

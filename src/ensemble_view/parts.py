@@ -1,0 +1,209 @@
+"""What blocks are made of: callables of (x, context), and what is put together from others.
+
+A part is any callable; those found by :func:`ensemble_view.unravel` are graph modules. What this
+module puts together can be read again as a value, so that the engine can make one graph of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensemble_view.errors import MeasurementError
+
+__all__ = [
+    "Constant",
+    "Context",
+    "InTurn",
+    "Part",
+    "Resampled",
+    "Sum",
+    "expand",
+    "identity",
+    "resample",
+]
+
+Context: TypeAlias = tuple[Any, ...]
+"""Values that blocks need but that do not depend on the trunk, computed once per batch."""
+
+Part: TypeAlias = Callable[[Tensor, Context], Tensor]
+
+
+def identity(x: Tensor, context: Context) -> Tensor:
+    """The part that does nothing.
+
+    Args:
+        x: Any tensor.
+        context: Not used.
+
+    Returns:
+        ``x`` itself.
+
+    Example:
+        >>> identity(3, ())
+        3
+    """
+    return x
+
+
+@dataclass(frozen=True, eq=False)
+class InTurn:
+    """Parts one after another.
+
+    Args:
+        parts: Each takes what the one before gives; none is the identity.
+
+    Example:
+        >>> double = Sum(((2.0, identity),))
+        >>> InTurn((double, double))(3.0, ())
+        12.0
+    """
+
+    parts: tuple[Part, ...]
+
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
+        """Run the parts.
+
+        Args:
+            x: What the first takes.
+            context: What all of them may need.
+
+        Returns:
+            What the last gives.
+        """
+        for part in self.parts:
+            x = part(x, context)
+        return x
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """Parts beside each other, added up.
+
+    Args:
+        terms: Pairs of a factor and a part, at least one.
+
+    Example:
+        >>> Sum(((1.0, identity), (-0.5, identity)))(3.0, ())
+        1.5
+    """
+
+    terms: tuple[tuple[float, Part], ...]
+
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
+        """Run the parts and add up what they give.
+
+        Args:
+            x: What each of them takes.
+            context: What all of them may need.
+
+        Returns:
+            The sum.
+        """
+        total: Any = None
+        for factor, part in self.terms:
+            value = part(x, context)
+            value = value if factor == 1 else factor * value
+            total = value if total is None else total + value
+        return total  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """The same value for every example.
+
+    Args:
+        value: (1, ...).
+
+    Example:
+        >>> Constant(torch.zeros(1, 4))(torch.ones(2, 3), ()).shape
+        torch.Size([2, 4])
+    """
+
+    value: Tensor
+
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
+        """Give the value as often as there are examples.
+
+        Args:
+            x: (B, ...).
+            context: Not used.
+
+        Returns:
+            (B, ...).
+        """
+        return expand(x, self.value)
+
+
+def expand(x: Tensor, value: Tensor) -> Tensor:
+    """Give one example's value to each example of a batch.
+
+    Args:
+        x: (B, ...).
+        value: (1, ...).
+
+    Returns:
+        (B, ...), not copied.
+    """
+    return value.expand(x.shape[0], *value.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """What a part gives for another example of the batch.
+
+    Args:
+        part: Any part.
+        seed: Of the choice of examples.
+    """
+
+    part: Part
+    seed: tuple[int, ...]
+
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
+        """Run the part, and give each example another one's value.
+
+        Args:
+            x: (B, ...), B at least 2.
+            context: What the part may need.
+
+        Returns:
+            (B, ...).
+        """
+        return resample(self.part(x, context), self.seed)
+
+
+def resample(values: Tensor, seed: tuple[int, ...]) -> Tensor:
+    """Give each example the value of another one, along a random cycle through the batch.
+
+    Every example is used once; which one depends on the seed and on the batch's size alone.
+
+    Args:
+        values: (B, ...).
+        seed: Any numbers.
+
+    Returns:
+        (B, ...).
+
+    Raises:
+        MeasurementError: If there is no other example.
+
+    Example:
+        >>> resample(torch.tensor([0, 1, 2, 3]), (0,))
+        tensor([2, 0, 3, 1])
+    """
+    count = values.shape[0]
+    if count < 2:
+        raise MeasurementError(
+            "Replacing a branch by another example's needs batches of at least two examples; got "
+            "one of a single example. Choose another batch size or number of examples."
+        )
+    cycle = np.random.default_rng(seed).permutation(count)
+    others = np.empty(count, dtype=np.int64)
+    others[cycle] = np.roll(cycle, 1)
+    return values[torch.from_numpy(others).to(values.device)]
