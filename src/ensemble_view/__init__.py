@@ -15,6 +15,10 @@ to a chain it is a plan; plans are sorted into a trie and the engine runs each d
 plan, and is what the engine is tested against. Studies such as ``lesion`` put the parts together
 and return results with an interval on everything. The command line calls the same studies.
 
+``path_lengths`` counts the paths through the blocks; ``gradients_by_length`` takes a chain and a
+batch, carries one cotangent per length back through the parts of each block (paths), and says which
+lengths supply the gradient.
+
 The core is small: ``chain``, ``interventions``, ``plan`` and ``engine``; read them in that order.
 """
 
@@ -30,9 +34,11 @@ from ensemble_view.engine import Engine
 from ensemble_view.errors import EnsembleViewError
 from ensemble_view.hooks import edited
 from ensemble_view.interventions import Compose, Delete, Intervention, Keep, Reorder, Swap
+from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LesionResult
-from ensemble_view.studies import lesion
+from ensemble_view.results.gradients import GradientsByLength
+from ensemble_view.studies import gradients_by_length, lesion
 from ensemble_view.studies.inspection import inspect
 
 __all__ = [
@@ -43,18 +49,22 @@ __all__ = [
     "Delete",
     "Engine",
     "EnsembleViewError",
+    "GradientsByLength",
     "Intervention",
     "Keep",
     "LabelledData",
     "LesionResult",
+    "PathLengths",
     "Plan",
     "Reorder",
     "Swap",
     "edited",
+    "gradients_by_length",
     "inspect",
     "lesion",
     "load_checkpoint",
     "open_data",
+    "path_lengths",
     "save_checkpoint",
     "unravel",
 ]

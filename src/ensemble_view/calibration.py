@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ensemble_view.engine import Engine
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration", "calibrate", "duration"]
 
 _SIZES = {"cpu": (16, 32, 64, 128, 256), "cuda": (64, 256, 1024, 4096)}
 _BUDGET = 3.0
@@ -118,3 +118,23 @@ def _repeated(sample: tuple[Any, ...], size: int) -> tuple[Any, ...]:
         return value.repeat(-(-size // count), *[1] * (value.ndim - 1))[:size]
 
     return tuple(repeated(value) for value in sample)
+
+
+def duration(seconds: float) -> str:
+    """Say how long something takes.
+
+    Args:
+        seconds: How long.
+
+    Returns:
+        In words, rounded.
+
+    Example:
+        >>> duration(300)
+        '5 minutes'
+    """
+    if seconds < 1:
+        return "a second"
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from ensemble_view.results import LesionResult
     from ensemble_view.results.records import Lesion
 
-__all__ = ["COLUMN_WIDTH", "FULL_WIDTH", "comparison_figure", "lesion_figure", "save_figure"]
+__all__ = [
+    "COLUMN_WIDTH",
+    "FULL_WIDTH",
+    "comparison_figure",
+    "lesion_figure",
+    "paper_style",
+    "save_figure",
+]
 
 COLUMN_WIDTH = 3.3
 """Width in inches of one column of a two-column page."""
@@ -84,7 +91,7 @@ def lesion_figure(result: LesionResult) -> Figure:
     position = [lesion.blocks[0] for lesion in result.lesions] if single else range(places)
     points = _Points.of(result, np.array(position, float))
     zoom = _zoom(points)
-    with _paper_style():
+    with paper_style():
         figure, panels = _empty_figure(
             _width(places, [] if single else result.lesions), zoom=zoom is not None
         )
@@ -133,7 +140,7 @@ def comparison_figure(results: Mapping[str, LesionResult]) -> Figure:
             "There is no result to compare; expected at least one; give results by their names."
         )
     colours = sns.color_palette("colorblind", len(results))
-    with _paper_style():
+    with paper_style():
         figure, (axes,) = _empty_figure(FULL_WIDTH)
         handles: list[Line2D | Patch] = []
         for index, (name, result) in enumerate(results.items()):
@@ -171,7 +178,17 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 @contextmanager
-def _paper_style() -> Iterator[None]:
+def paper_style() -> Iterator[None]:
+    """Use the fonts and lines of all figures here.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with paper_style():
+        ...     mpl.rcParams["xtick.labelsize"]
+        7.0
+    """
     with sns.axes_style("ticks"), sns.plotting_context("paper"), mpl.rc_context(_STYLE):
         yield
 
