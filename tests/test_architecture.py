@@ -48,7 +48,7 @@ ALLOWED: dict[str, str] = {
     "studies": "calibration chain checkpoints datasets discovery engine errors interventions"
     " paths paths.lengths plan results",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
-    "cli": "bench checkpoints datasets discovery errors results studies training",
+    "cli": "bench checkpoints datasets discovery errors paths.lengths results studies training",
 }
 
 # Imports inside a function: a result draws itself, but only when it is asked to.

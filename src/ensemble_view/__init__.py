@@ -15,7 +15,7 @@ to a chain it is a plan; plans are sorted into a trie and the engine runs each d
 plan, and is what the engine is tested against. Studies such as ``lesion`` put the parts together
 and return results with an interval on everything. The command line calls the same studies.
 
-``path_lengths`` counts the paths through the blocks; ``gradients_by_length`` takes a chain and a
+``count_paths`` counts the paths through the blocks; ``gradients_by_length`` takes a chain and a
 batch, carries one cotangent per length back through the parts of each block (paths), and says which
 lengths supply the gradient.
 
@@ -40,6 +40,7 @@ from ensemble_view.results import LesionResult
 from ensemble_view.results.gradients import GradientsByLength
 from ensemble_view.studies import gradients_by_length, lesion
 from ensemble_view.studies.inspection import inspect
+from ensemble_view.studies.path_counts import count_paths
 
 __all__ = [
     "Block",
@@ -58,6 +59,7 @@ __all__ = [
     "Plan",
     "Reorder",
     "Swap",
+    "count_paths",
     "edited",
     "gradients_by_length",
     "inspect",

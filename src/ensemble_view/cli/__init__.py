@@ -7,22 +7,18 @@ one sentence on standard error.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 import ensemble_view
 from ensemble_view.bench import bench as run_bench
 from ensemble_view.bench import overhead as run_overhead
-from ensemble_view.checkpoints import Checkpoint, load_checkpoint
+from ensemble_view.cli.opening import command_line, device_named, load, open_labelled
 from ensemble_view.cli.options import (
     Arch,
     Crop,
@@ -42,8 +38,9 @@ from ensemble_view.cli.options import (
     Std,
     TrustPickle,
 )
-from ensemble_view.cli.progress import stages
-from ensemble_view.datasets import LabelledData, open_data
+from ensemble_view.cli.path_commands import gradients, paths
+from ensemble_view.cli.progress import progress_bar, stages
+from ensemble_view.datasets import open_data
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.results.files import prepare_folder
 from ensemble_view.studies import prepare_lesions
@@ -130,8 +127,10 @@ def lesion(
     """
     if out is not None:
         prepare_folder(out)
-    checkpoint = _load(model, arch, trust_pickle, device)
-    labelled = _open(checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed)
+    checkpoint = load(model, arch, trust_pickle, device)
+    labelled = open_labelled(
+        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
+    )
     study = prepare_lesions(
         checkpoint,
         labelled,
@@ -140,10 +139,10 @@ def lesion(
         granularity=granularity,
         seed=seed,
         batch_size=batch_size,
-        command=_command(),
+        command=command_line(),
     )
     typer.echo(str(study), err=as_json)
-    with _progress_bar("lesions", study.work) as advance:
+    with progress_bar("lesions", study.work) as advance:
         result = study.run(advance)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2, allow_nan=False))
@@ -199,9 +198,9 @@ def inspect(
 
     Example:  ensemble-view inspect digits-resnet110 --explain
     """
-    checkpoint = _load(model, arch, trust_pickle, device)
+    checkpoint = load(model, arch, trust_pickle, device)
     if data is not None or checkpoint.data is not None:
-        labelled = _open(
+        labelled = open_labelled(
             checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
         )
         with stages() as begin:
@@ -290,7 +289,7 @@ def train(
         open_data(data, split=split, root=root, download=download, limit=limit, seed=seed)
         for split in ("train", "test")
     ]
-    with _progress_bar("steps", None) as advance:
+    with progress_bar("steps", None) as advance:
         done = 0
 
         def told(state: TrainingProgress) -> None:
@@ -302,7 +301,7 @@ def train(
             architecture,
             *parts,
             recipe=recipe,
-            device=_device(device),
+            device=device_named(device),
             checkpoint_path=out,
             resume=resume,
             half=half,
@@ -340,7 +339,7 @@ def bench(
 
     Example:  ensemble-view bench resnet56.th
     """
-    checkpoint = _load(model, arch, trust_pickle, "cpu")
+    checkpoint = load(model, arch, trust_pickle, "cpu")
     chain = ensemble_view.unravel(checkpoint.model, checkpoint.example())
     if batch_size is not None:
         found = run_overhead(chain, checkpoint.example(batch_size), rounds=rounds)
@@ -354,6 +353,10 @@ def bench(
             f"{', '.join(str(each.name) for each in checkpoint.inputs)}."
         )
     typer.echo(repr(run_bench(chain, images, rounds=rounds, hooks=hooks)))
+
+
+app.command()(paths)
+app.command()(gradients)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -383,99 +386,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from None
 
 
-def _command() -> str:
-    return shlex.join(["ensemble-view", *sys.argv[1:]])
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DataError(f"There is no device {name!r}; use auto, cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DataError(f"The device {name} is not there: torch finds no CUDA; use --device cpu.")
-    return device
-
-
-def _load(model: str, arch: str | None, trust_pickle: bool, device: str) -> Checkpoint:
-    return load_checkpoint(
-        model, architecture=arch, trust_pickle=trust_pickle, device=_device(device)
-    )
-
-
-def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise DataError(
-            f"{option} is {text!r}; write one number per channel, such as 0.485,0.456,0.406."
-        ) from None
-
-
-def _open(
-    checkpoint: Checkpoint,
-    data: str | None,
-    split: str,
-    root: Path | None,
-    download: bool,
-    mean: str | None,
-    std: str | None,
-    resize: int | None,
-    crop: int | None,
-    limit: int | None,
-    seed: int,
-) -> LabelledData:
-    name = data or checkpoint.data
-    if name is None:
-        raise DataError(
-            "The checkpoint does not name its data set; say --data digits, cifar10, an .npz file "
-            "or a folder with one subfolder per class."
-        )
-    said = checkpoint.normalisation or (None, None)
-    labelled = open_data(
-        name,
-        split=split,
-        root=root,
-        download=download,
-        mean=_numbers(mean, "--mean") or said[0],
-        std=_numbers(std, "--std") or said[1],
-        resize=resize,
-        crop=crop,
-        limit=limit,
-        seed=seed,
-    )
-    if checkpoint.class_names is not None:
-        labelled.check_classes(len(checkpoint.class_names))
-    return labelled
-
-
 def _in_words(record: Any) -> str:
     accuracy = record.get("test_accuracy")
     return "trained" if accuracy is None else f"test accuracy {accuracy:.2%}"
-
-
-@contextmanager
-def _progress_bar(unit: str, total: float | None) -> Iterator[Callable[..., None]]:
-    """A bar on standard error where that is a terminal; otherwise nothing."""
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn(unit),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(unit, total=total)
-
-        def advance(amount: float, out_of: float | None = None) -> None:
-            if out_of is not None:
-                bar.update(task, total=out_of)
-            bar.advance(task, amount)
-
-        yield advance

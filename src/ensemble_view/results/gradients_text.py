@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ensemble_view.results.text import html_table, wrapped
+from ensemble_view.results.text import html_table, shortened_count, wrapped
 
 if TYPE_CHECKING:
     from ensemble_view.results.gradients import GradientsByLength
@@ -53,7 +53,7 @@ def text(result: GradientsByLength) -> str:
     ]
     shown = result.rows[heavy[0] : heavy[-1] + 1] if heavy else result.rows
     for row in shown:
-        line = f"{row.length:>6} {_count(row.paths):>10}"
+        line = f"{row.length:>6} {shortened_count(row.paths, 9):>10}"
         for name in columns:
             value = getattr(row, name)
             mark = "?" if name == "energy_se" and row.energy_reliable is False else ""
@@ -142,10 +142,3 @@ def _overstated(result: GradientsByLength) -> list[str]:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _count(number: int) -> str:
-    if number < 10**9:
-        return str(number)
-    digits = str(number)
-    return f"{digits[0]}.{digits[1:3]}e{len(digits) - 1}"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ensemble_view.paths.lengths import PathLengths, surviving_share
 from ensemble_view.results import files
-from ensemble_view.results.text import html_table, wrapped
+from ensemble_view.results.text import html_table, shortened_count, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,15 +147,15 @@ class PathCounts:
         files.write_json(folder / "results.json", self.to_json())
 
     def __repr__(self) -> str:
-        head = f"{'length':>6}  {'paths':>20}  {'share':>8}  after deleting"
-        head += "".join(f"{deleted:>8}" for deleted in self.surviving)
-        lines = [head]
+        heads = "".join(f"{deleted:>8}" for deleted in self.surviving)
+        lines = [
+            f"{'':33}   left after deleting",
+            f"{'length':>6} {'paths':>17} {'share':>8}{heads}",
+        ]
         for row in self.frame.to_dict("records"):
-            shares = "".join(f"{row[f'surviving_{deleted}']:8.3f}" for deleted in self.surviving)
-            paths = (
-                str(row["paths"]) if len(str(row["paths"])) <= 20 else f"{row['share']:.3g} of all"
-            )
-            lines.append(f"{row['length']:>6}  {paths:>20}  {row['share']:8.2%}  {'':14}{shares}")
+            left = "".join(f"{row[f'surviving_{deleted}']:8.3f}" for deleted in self.surviving)
+            paths = shortened_count(row["paths"], 17)
+            lines.append(f"{row['length']:>6} {paths:>17} {row['share']:8.2%}{left}")
         return "\n".join(lines) + "\n\n" + wrapped(self.summary)
 
     def _repr_html_(self) -> str:
