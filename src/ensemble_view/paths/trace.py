@@ -138,11 +138,6 @@ class TracedBlock:
     branch: Passage
     after: Passage
 
-    @property
-    def passages(self) -> tuple[Passage, ...]:
-        """All parts."""
-        return (self.link, self.before, self.shortcut, self.branch, self.after)
-
 
 @dataclass(eq=False)
 class Trace:
@@ -152,7 +147,6 @@ class Trace:
         stem: From the model's input to the first block's (or link's) input.
         blocks: Those that paths go through, in order; the first one's link is left out, since the
             gradient is taken at the block's own input.
-        output: The model's output.
         start: Gradient of the summed loss at the last block's output.
         vectorised: Whether several cotangents go back in one call.
         branch_vjps: How many cotangents went back through a branch so far.
@@ -160,7 +154,6 @@ class Trace:
 
     stem: Passage | None
     blocks: tuple[TracedBlock, ...]
-    output: Tensor
     start: Tensor
     vectorised: bool = False
     branch_vjps: int = 0
@@ -266,7 +259,7 @@ def trace(
         (start,) = Passage("head with the loss", head, losses).back([torch.ones_like(losses)])
     if vectorised is None:
         vectorised = head.device.type != "cpu"
-    return Trace(stem, tuple(traced), output.detach(), start, vectorised)
+    return Trace(stem, tuple(traced), start, vectorised)
 
 
 def refuse_random_blocks(chain: Chain, inputs: Any) -> None:
