@@ -16,6 +16,10 @@ to a chain it is a plan; plans are sorted into a trie and the engine runs each d
 plan, and is what the engine is tested against. Studies such as ``lesion`` put the parts together
 and return results with an interval on everything. The command line calls the same studies.
 
+``count_paths`` counts the paths through the blocks; ``gradients_by_length`` takes a chain and a
+batch, carries one cotangent per length back through the parts of each block (paths), and says which
+lengths supply the gradient.
+
 The core is small: ``chain``, ``interventions``, ``plan`` and ``engine``; read them in that order.
 """
 
@@ -47,10 +51,13 @@ from ensemble_view.interventions import (
     Swap,
     parse_interventions,
 )
+from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
-from ensemble_view.studies import lesion
+from ensemble_view.results.gradients import GradientsByLength
+from ensemble_view.studies import gradients_by_length, lesion
 from ensemble_view.studies.inspection import inspect
+from ensemble_view.studies.path_counts import count_paths
 
 __all__ = [
     "Block",
@@ -61,6 +68,7 @@ __all__ = [
     "DropShortcut",
     "Engine",
     "EnsembleViewError",
+    "GradientsByLength",
     "Intervention",
     "Keep",
     "LabelledData",
@@ -69,6 +77,7 @@ __all__ = [
     "MeasuredResult",
     "MiddleRepeat",
     "Parallel",
+    "PathLengths",
     "Plan",
     "Reorder",
     "Repeat",
@@ -78,13 +87,16 @@ __all__ = [
     "Swap",
     "TextData",
     "branch_means",
+    "count_paths",
     "edited",
+    "gradients_by_length",
     "inspect",
     "lesion",
     "load_checkpoint",
     "open_data",
     "open_text",
     "parse_interventions",
+    "path_lengths",
     "save_checkpoint",
     "unravel",
 ]

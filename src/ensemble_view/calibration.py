@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from ensemble_view.engine import Engine
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration", "calibrate", "duration"]
 
 _SIZES = {"cpu": (16, 32, 64, 128, 256), "cuda": (64, 256, 1024, 4096)}
 _BUDGET = 3.0
@@ -123,3 +123,23 @@ def _repeated(sample: tuple[Any, Any], size: int) -> tuple[Any, Any]:
 
     found: tuple[Any, Any] = pytree.tree_map(repeated, sample)
     return found
+
+
+def duration(seconds: float) -> str:
+    """Say how long something takes.
+
+    Args:
+        seconds: How long.
+
+    Returns:
+        In words, rounded.
+
+    Example:
+        >>> duration(300)
+        '5 minutes'
+    """
+    if seconds < 1:
+        return "a second"
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -32,6 +32,7 @@ __all__ = [
     "comparison_figure",
     "lesion_figure",
     "measured_figure",
+    "paper_style",
     "save_figure",
 ]
 
@@ -91,7 +92,7 @@ def lesion_figure(result: LesionResult) -> Figure:
     single, places, position = _places(result)
     points = _Points.of(result, position)
     zoom = _zoom(points)
-    with _paper_style():
+    with paper_style():
         figure, panels = _empty_figure(
             _width(places, [] if single else result.lesions), zoom=zoom is not None
         )
@@ -141,7 +142,7 @@ def measured_figure(
         full=full,
         changes=np.array([lesion.changes_shape for lesion in result.lesions], bool),
     )
-    with _paper_style():
+    with paper_style():
         width = _width(places, [] if single else result.lesions)
         figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
         axes = figure.subplots()
@@ -195,7 +196,7 @@ def comparison_figure(results: Mapping[str, LesionResult]) -> Figure:
             "There is no result to compare; expected at least one; give results by their names."
         )
     colours = sns.color_palette("colorblind", len(results))
-    with _paper_style():
+    with paper_style():
         figure, (axes,) = _empty_figure(FULL_WIDTH)
         handles: list[Line2D | Patch] = []
         for index, (name, result) in enumerate(results.items()):
@@ -233,7 +234,17 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 @contextmanager
-def _paper_style() -> Iterator[None]:
+def paper_style() -> Iterator[None]:
+    """Use the fonts and lines of all figures here.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with paper_style():
+        ...     mpl.rcParams["xtick.labelsize"]
+        7.0
+    """
     with sns.axes_style("ticks"), sns.plotting_context("paper"), mpl.rc_context(_STYLE):
         yield
 

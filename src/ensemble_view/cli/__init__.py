@@ -7,7 +7,6 @@ one sentence on standard error.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import typer
 import ensemble_view
 from ensemble_view.bench import bench as run_bench
 from ensemble_view.bench import overhead as run_overhead
-from ensemble_view.checkpoints import Checkpoint, load_checkpoint
+from ensemble_view.cli.opening import command_line, device_named, load, open_named
 from ensemble_view.cli.options import (
     Arch,
     Crop,
@@ -41,9 +40,9 @@ from ensemble_view.cli.options import (
     Tokenizer,
     TrustPickle,
 )
+from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import progress_bar, stages
-from ensemble_view.datasets import Data as OpenData
-from ensemble_view.datasets import is_text, open_data
+from ensemble_view.datasets import open_data
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.results.files import prepare_folder
 from ensemble_view.studies import prepare_lesions
@@ -55,7 +54,7 @@ from ensemble_view.training import Progress as TrainingProgress
 from ensemble_view.training import train as run_train
 from ensemble_view.training.recipe import Recipe
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "text_for"]
 
 app = typer.Typer(
     name="ensemble-view",
@@ -140,8 +139,8 @@ def lesion(
     """
     if out is not None:
         prepare_folder(out)
-    checkpoint = _load(model, arch, trust_pickle, device)
-    opened = _open(
+    checkpoint = load(model, arch, trust_pickle, device)
+    opened = open_named(
         checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
         tokenizer, length,
     )  # fmt: skip
@@ -154,7 +153,7 @@ def lesion(
         granularity=granularity,
         seed=seed,
         batch_size=batch_size,
-        command=_command(),
+        command=command_line(),
     )
     typer.echo(str(study), err=as_json)
     with progress_bar("lesions", study.work) as advance:
@@ -213,14 +212,14 @@ def inspect(
 
     Example:  ensemble-view inspect digits-resnet110 --explain
     """
-    checkpoint = _load(model, arch, trust_pickle, device)
+    checkpoint = load(model, arch, trust_pickle, device)
     if data is not None or checkpoint.data is not None:
-        labelled = _open(
+        opened = open_named(
             checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
         )
         with stages() as begin:
             subject = examine(
-                checkpoint, labelled, plain=plain, granularity=granularity, progress=begin
+                checkpoint, opened, plain=plain, granularity=granularity, progress=begin
             )
             begin("measure the branches")
             found = run_inspect(subject)
@@ -316,7 +315,7 @@ def train(
             architecture,
             *parts,
             recipe=recipe,
-            device=_device(device),
+            device=device_named(device),
             checkpoint_path=out,
             resume=resume,
             half=half,
@@ -354,7 +353,7 @@ def bench(
 
     Example:  ensemble-view bench resnet56.th
     """
-    checkpoint = _load(model, arch, trust_pickle, "cpu")
+    checkpoint = load(model, arch, trust_pickle, "cpu")
     chain = ensemble_view.unravel(checkpoint.model, checkpoint.example())
     if batch_size is not None:
         found = run_overhead(chain, checkpoint.example(batch_size), rounds=rounds)
@@ -368,6 +367,10 @@ def bench(
             f"{', '.join(str(each.name) for each in checkpoint.inputs)}."
         )
     typer.echo(repr(run_bench(chain, images, rounds=rounds, hooks=hooks)))
+
+
+app.command()(paths)
+app.command()(gradients)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -395,81 +398,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         typer.echo("Stopped before anything was measured.", err=True)
         raise SystemExit(1) from None
-
-
-def _command() -> str:
-    return shlex.join(["ensemble-view", *sys.argv[1:]])
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DataError(f"There is no device {name!r}; use auto, cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DataError(f"The device {name} is not there: torch finds no CUDA; use --device cpu.")
-    return device
-
-
-def _load(model: str, arch: str | None, trust_pickle: bool, device: str) -> Checkpoint:
-    return load_checkpoint(
-        model, architecture=arch, trust_pickle=trust_pickle, device=_device(device)
-    )
-
-
-def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise DataError(
-            f"{option} is {text!r}; write one number per channel, such as 0.485,0.456,0.406."
-        ) from None
-
-
-def _open(
-    checkpoint: Checkpoint,
-    data: str | None,
-    split: str,
-    root: Path | None,
-    download: bool,
-    mean: str | None,
-    std: str | None,
-    resize: int | None,
-    crop: int | None,
-    limit: int | None,
-    seed: int,
-    tokenizer: str | None = None,
-    length: int | None = None,
-) -> OpenData:
-    name = data or checkpoint.data
-    if name is None:
-        raise DataError(
-            "The checkpoint does not name its data set; say --data digits, cifar10, an .npz file, "
-            "a folder with one subfolder per class, or a text file."
-        )
-    if tokenizer is not None or length is not None or is_text(name):
-        text = text_for(checkpoint.model, name, tokenizer=tokenizer, length=length, split=split)
-        return text if limit is None else text.subset(limit, seed)
-    said = checkpoint.normalisation or (None, None)
-    labelled = open_data(
-        name,
-        split=split,
-        root=root,
-        download=download,
-        mean=_numbers(mean, "--mean") or said[0],
-        std=_numbers(std, "--std") or said[1],
-        resize=resize,
-        crop=crop,
-        limit=limit,
-        seed=seed,
-    )
-    if checkpoint.class_names is not None:
-        labelled.check_classes(len(checkpoint.class_names))
-    return labelled
 
 
 def _in_words(record: Any) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "Wording",
     "html_table",
     "mattering",
+    "shortened_count",
     "summary",
     "text_table",
     "wrapped",
@@ -276,6 +277,24 @@ def wrapped(text: str) -> str:
         'a b'
     """
     return textwrap.fill(text, width=80, break_long_words=False, break_on_hyphens=False)
+
+
+def shortened_count(number: int, width: int) -> str:
+    """Write an exact number, or its first digits where it is too long.
+
+    Args:
+        number: However large.
+        width: Most characters.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> shortened_count(2**20, 9), shortened_count(2**54, 9)
+        ('1048576', '1.80e16')
+    """
+    digits = str(number)
+    return digits if len(digits) <= width else f"{digits[0]}.{digits[1:3]}e{len(digits) - 1}"
 
 
 def _p_value(p: float) -> str:

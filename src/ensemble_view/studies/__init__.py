@@ -3,5 +3,17 @@
 from __future__ import annotations
 
 from ensemble_view.studies.lesions import LesionStudy, lesion, prepare_lesions
+from ensemble_view.studies.path_gradients import (
+    GradientStudy,
+    gradients_by_length,
+    prepare_gradients,
+)
 
-__all__ = ["LesionStudy", "lesion", "prepare_lesions"]
+__all__ = [
+    "GradientStudy",
+    "LesionStudy",
+    "gradients_by_length",
+    "lesion",
+    "prepare_gradients",
+    "prepare_lesions",
+]

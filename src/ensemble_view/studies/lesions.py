@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ensemble_view.alteration import branch_means
-from ensemble_view.calibration import Calibration, calibrate
+from ensemble_view.calibration import Calibration, calibrate, duration
 from ensemble_view.chain import Block, Chain
 from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.datasets import Portion, TargetData, TextData, examples_in
@@ -109,7 +109,7 @@ class LesionStudy:
             f"{len(data):,} {data.unit}{f' of {lengths} lengths' if lengths > 1 else ''}: "
             f"{cost.block_evaluations:,} block evaluations "
             f"per batch instead of {cost.naive_block_evaluations:,} ({saved:.0%} saved), batches "
-            f"of {self.calibration.batch_size}, about {_duration(self.expected_seconds)}"
+            f"of {self.calibration.batch_size}, about {duration(self.expected_seconds)}"
         )
 
     def run(self, progress: Progress | None = None) -> LesionStudyResult[Any]:
@@ -440,11 +440,3 @@ def _describe(blocks: Sequence[Block], label: str | None = None) -> Lesion:
         changes_shape=any(block.changes_shape for block in blocks),
         shortcut_kind=kinds.pop() if len(kinds) == 1 else "mixed",
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return "a second"
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,203 @@
+"""The commands about paths: how many there are, and what gradient they carry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import ensemble_view
+from ensemble_view.cli.opening import command_line, load, open_named
+from ensemble_view.cli.options import (
+    Arch,
+    Crop,
+    Data,
+    Device,
+    Download,
+    Granularity,
+    Json,
+    Limit,
+    Mean,
+    Model,
+    Resize,
+    Root,
+    Seed,
+    Split,
+    Std,
+    TrustPickle,
+)
+from ensemble_view.cli.progress import progress_bar, stages
+from ensemble_view.errors import MeasurementError
+from ensemble_view.paths.lengths import iterate_paths
+from ensemble_view.results.files import prepare_folder
+from ensemble_view.studies import prepare_gradients
+from ensemble_view.studies.path_counts import count_paths
+
+__all__ = ["gradients", "paths"]
+
+_MOST_LISTED = 12
+
+
+def paths(
+    model: Model,
+    list_paths: Annotated[
+        bool, typer.Option("--list", help="Print every path of a net of at most 12 blocks.")
+    ] = False,
+    granularity: Granularity = "block",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for paths.csv, layers.csv, results.json, paths.pdf and .png.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    as_json: Json = False,
+    device: Device = "auto",
+    arch: Arch = None,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Count the paths through a net by their length, and those that survive deletions.
+
+    Exact numbers, in blocks and in layers (Veit, Wilber and Belongie 2016, figures 6a and 7).
+
+    Example:  ensemble-view paths digits-resnet110 --out paths/
+    """
+    if out is not None:
+        prepare_folder(out)
+    checkpoint = load(model, arch, trust_pickle, device)
+    with stages() as begin:
+        chain = ensemble_view.unravel(
+            checkpoint.model, checkpoint.example(), granularity=granularity, progress=begin
+        )
+    if list_paths and len(chain) > _MOST_LISTED:
+        raise MeasurementError(
+            f"This net has 2^{len(chain)} paths, too many to print; --list is for at most "
+            f"{_MOST_LISTED} blocks. In Python, iterate_paths gives them one at a time."
+        )
+    name = checkpoint.path.stem if checkpoint.path is not None else checkpoint.architecture
+    counts = count_paths(chain, name)
+    if as_json:
+        typer.echo(json.dumps(counts.to_json(), indent=2, allow_nan=False))
+    else:
+        typer.echo(repr(counts))
+        if list_paths:
+            names = [block.name for block in chain]
+            typer.echo("\nEach path by the blocks whose branch it takes:")
+            for path in iterate_paths(len(chain)):
+                typer.echo(f"{len(path):>4}  {', '.join(names[index] for index in path) or '-'}")
+    if out is not None:
+        counts.save(out)
+        typer.echo(f"Saved to {out}.", err=True)
+
+
+def gradients(
+    model: Model,
+    data: Data = None,
+    method: Annotated[
+        Literal["summed", "energy", "sampled", "all"],
+        typer.Option(
+            help="summed: over all paths of a length, exactly; sampled: along random paths, as in "
+            "the paper; energy: sum of their squared norms, estimated.",
+            rich_help_panel="Study",
+        ),
+    ] = "summed",
+    at: Annotated[
+        str,
+        typer.Option(
+            help="Where the gradient is taken: the index of a block, at its input, or 'input'.",
+            rich_help_panel="Study",
+        ),
+    ] = "0",
+    samples: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Random paths per length and batch, for sampled.", rich_help_panel="Study"
+        ),
+    ] = 1000,
+    norm: Annotated[
+        Literal["example", "batch"],
+        typer.Option(
+            help="Of each example's gradient, or of that of the batch's mean loss, for sampled.",
+            rich_help_panel="Study",
+        ),
+    ] = "example",
+    groups: Annotated[
+        int | None,
+        typer.Option(
+            help="Independent draws, for energy. Default: as many as 5 % of error needs.",
+            rich_help_panel="Study",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for gradients.csv, results.json, gradients.pdf and .png.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="It bounds the memory.", rich_help_panel="Execution")
+    ] = 64,
+    as_json: Json = False,
+    split: Split = "test",
+    root: Root = None,
+    download: Download = False,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    arch: Arch = None,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Weigh the paths of each length by the gradient that they carry.
+
+    Which lengths supply the gradient of the loss (Veit, Wilber and Belongie 2016, figure 6b and c),
+    exactly where the paper sampled. Each residual sum is a block, also within a transformer's
+    layer.
+
+    Example:  ensemble-view gradients digits-resnet110 --limit 64 --out gradients/
+    """
+    if out is not None:
+        prepare_folder(out)
+    if at != "input" and not at.isdigit():
+        raise MeasurementError(
+            f"--at is {at!r}; expected the index of a block, such as 0, or 'input'."
+        )
+    checkpoint = load(model, arch, trust_pickle, device)
+    opened = open_named(
+        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
+    )
+    study = prepare_gradients(
+        checkpoint,
+        opened,
+        method=method,
+        at="input" if at == "input" else int(at),
+        samples=samples,
+        norm=norm,
+        groups=groups,
+        seed=seed,
+        batch_size=batch_size,
+        command=command_line(),
+    )
+    typer.echo(str(study), err=as_json)
+    with progress_bar("gradients", study.work) as advance:
+        result = study.run(advance)
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2, allow_nan=False))
+    else:
+        typer.echo(f"\n{result!r}")
+    if out is not None:
+        result.save(out)
+        typer.echo(f"Saved to {out}.", err=True)
+    if result.interrupted:
+        typer.echo(
+            f"Stopped after {result.cost.examples:,} of {len(opened):,} examples; the result is "
+            "of these.",
+            err=True,
+        )
+        raise typer.Exit(1)

@@ -1,0 +1,126 @@
+"""Figures of paths by length; they draw what a result says and compute nothing of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from ensemble_view.figures import FULL_WIDTH, paper_style
+
+if TYPE_CHECKING:
+    from ensemble_view.results.gradients import GradientsByLength
+    from ensemble_view.results.paths import PathCounts
+
+__all__ = ["gradients_figure", "paths_figure"]
+
+_HEIGHT = 2.6
+_LABELS = {
+    "summed": "norm of the sum",
+    "projected": "projected",
+    "energy": "energy",
+    "sampled": "paths × mean norm",
+}
+_MARKERS = {"summed": "o", "projected": "s", "energy": "D", "sampled": "^"}
+
+
+def gradients_figure(result: GradientsByLength) -> Figure:
+    """Draw the gradient by path length: its size on the left, its weightings on the right.
+
+    The counterpart of figure 6(b) and (c) of Veit, Wilber and Belongie (2016, arXiv 1605.06431).
+    On the left, on a logarithmic scale, what was measured of each length: the exact norm of the sum
+    over its paths, the root of its energy, the mean norm of a single path (figure 6(b)). On the
+    right, each weighting's share of each length, with a bar over the smallest interval that holds
+    95 %; figure 6(c) is the one by paths × mean norm, an upper bound.
+
+    Args:
+        result: gradients by path length.
+
+    Returns:
+        A figure of full width.
+    """
+    colours = dict(zip(_LABELS, sns.color_palette("colorblind"), strict=False))
+    with paper_style():
+        figure = Figure(figsize=(FULL_WIDTH, _HEIGHT), layout="constrained")
+        sizes, shares = _axes(figure)
+        columns = {
+            "summed": ("norm of the sum", [row.summed_norm for row in result.rows]),
+            "energy": (
+                "root of the energy",
+                [None if row.energy is None else row.energy**0.5 for row in result.rows],
+            ),
+            "sampled": ("mean norm of one path", [row.sampled_mean for row in result.rows]),
+        }
+        for name, (label, column) in columns.items():
+            points = [(k, value) for k, value in enumerate(column) if value]
+            if points:
+                sizes.plot(
+                    *zip(*points, strict=True), marker=_MARKERS[name], color=colours[name],
+                    markersize=2.7, linewidth=0.8, label=label,
+                )  # fmt: skip
+        sizes.set_yscale("log")
+        sizes.set_ylabel("Gradient of the loss")
+        sizes.legend(frameon=False)
+        for height, (name, weights) in enumerate(result.weights.items()):
+            shares.plot(
+                range(len(weights)), weights, marker=_MARKERS[name], color=colours[name],
+                markersize=2.7, linewidth=0.8, label=_LABELS[name],
+            )  # fmt: skip
+            span = result.effective[name]
+            # Above the axes, one below the other, where they hide nothing.
+            shares.plot(
+                [span.low, span.high], [1.03 + 0.035 * height] * 2, color=colours[name],
+                linewidth=2, solid_capstyle="butt", clip_on=False,
+                transform=shares.get_xaxis_transform(), label=f"_{name}, 95 %",
+            )  # fmt: skip
+        shares.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+        shares.set_ylabel("Share of the weighting (%)")
+        shares.legend(frameon=False)
+        for axes in (sizes, shares):
+            axes.set_xlabel("Path length (branches)")
+            axes.set_xlim(-0.5, result.blocks + 0.5)
+    return figure
+
+
+def paths_figure(result: PathCounts) -> Figure:
+    """Draw how many paths there are of each length, and which survive deletions.
+
+    The counterparts of figures 6(a) and 7 of Veit, Wilber and Belongie (2016, arXiv 1605.06431).
+
+    Args:
+        result: numbers of paths.
+
+    Returns:
+        A figure of full width.
+    """
+    with paper_style():
+        figure = Figure(figsize=(FULL_WIDTH, _HEIGHT), layout="constrained")
+        counts, surviving = _axes(figure)
+        colour = sns.color_palette("colorblind")[0]
+        counts.bar(
+            range(len(result.blocks.counts)), result.shares, width=0.8, color=colour, linewidth=0
+        )
+        counts.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+        counts.set_ylabel("Paths (%)")
+        counts.set_xlabel("Path length (branches)")
+        colours = sns.color_palette("colorblind", len(result.surviving))
+        for (deleted, shares), each in zip(result.surviving.items(), colours, strict=True):
+            surviving.plot(
+                range(len(shares)), shares, color=each, linewidth=1, label=f"{deleted} deleted"
+            )
+        surviving.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+        surviving.set_ylabel("Paths that survive (%)")
+        surviving.set_xlabel("Path length (branches)")
+        surviving.legend(frameon=False)
+    return figure
+
+
+def _axes(figure: Figure) -> tuple[Axes, Axes]:
+    left, right = figure.subplots(1, 2)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
+    return left, right

@@ -1,0 +1,348 @@
+"""The result of weighing paths by the gradient they carry: a row per length, four weightings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pandas as pd
+
+from ensemble_view.errors import MeasurementError
+from ensemble_view.paths.lengths import PathLengths, smallest_interval
+from ensemble_view.results import files, gradients_text
+from ensemble_view.results.files import ResultError
+from ensemble_view.results.records import Provenance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "EffectiveLengths",
+    "GradientCost",
+    "GradientSettings",
+    "GradientsByLength",
+    "LengthRow",
+]
+
+_KIND, _VERSION = "gradients by path length", 1
+_SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class LengthRow:
+    """What was measured of the paths of one length; None for methods that did not run.
+
+    Attributes:
+        length: how many branches they go through.
+        paths: how many there are.
+        summed_norm: mean over examples of the norm of the gradient summed over all of them; exact.
+        projected: mean over examples of π = ⟨c, g⟩ / ‖g‖², the share of the whole gradient g that
+            their sum c supplies; exact; the rows sum to one.
+        energy: mean over examples of the sum of the squared norms of their gradients; estimated.
+        energy_se: its standard error, from independent groups.
+        energy_reliable: whether that error can be trusted: the median of the groups is at least 0.8
+            of their mean.
+        sampled_mean: mean norm of the gradient along a single one of them.
+        sampled_median: its median.
+        coherence: squared norm of the sum over energy, between 0 and ``paths``: 1 where they are
+            orthogonal, above where they reinforce each other, below where they cancel.
+    """
+
+    length: int
+    paths: int
+    summed_norm: float | None = None
+    projected: float | None = None
+    energy: float | None = None
+    energy_se: float | None = None
+    energy_reliable: bool | None = None
+    sampled_mean: float | None = None
+    sampled_median: float | None = None
+    coherence: float | None = None
+
+
+@dataclass(frozen=True)
+class GradientCost:
+    """What the measurement cost.
+
+    Attributes:
+        branch_vjps: vector–Jacobian products of single branches that each example went through; a
+            batched call over K cotangents counts K. One ordinary backward pass has as many as
+            there are blocks.
+        by_method: the same, method by method.
+        examples: how many examples.
+    """
+
+    branch_vjps: int
+    by_method: Mapping[str, int]
+    examples: int
+
+
+@dataclass(frozen=True)
+class GradientSettings:
+    """How it was measured.
+
+    Attributes:
+        methods: ``summed`` (which gives ``projected`` too), ``energy``, ``sampled``.
+        at: where the gradient is taken: ``block 0`` (at its input) or ``input`` (of the model).
+        loss: its name; of each example its own.
+        vectors: columns that are mixed for the energy.
+        groups: independent draws of the energy; None if it was not measured.
+        samples: paths drawn per length and batch; all, where there are no more than that.
+        norm: of ``sampled``: ``example`` (each example's own) or ``batch`` (of the gradient of the
+            batch's mean loss).
+    """
+
+    methods: tuple[str, ...]
+    at: str
+    loss: str
+    vectors: int
+    groups: int | None
+    samples: int
+    norm: str
+
+
+@dataclass(frozen=True)
+class EffectiveLengths:
+    """The smallest interval of lengths that holds 95 % of a weighting.
+
+    Attributes:
+        low: shortest length in it.
+        high: longest length in it.
+        mean: mean length under that weighting.
+        share_of_paths: share of all paths whose length lies in the interval.
+    """
+
+    low: int
+    high: int
+    mean: float
+    share_of_paths: float
+
+
+@dataclass(frozen=True, repr=False)
+class GradientsByLength:
+    """The gradient that paths carry, by their length.
+
+    Attributes:
+        rows: one per length, from 0 to the number of blocks.
+        settings: how it was measured.
+        cost: branch vector–Jacobian products.
+        negative_mass: mean over examples of the sum of the negative shares π, as a positive number;
+            None unless ``summed`` ran.
+        undefined: examples whose whole gradient is zero, so that they have no shares.
+        seconds: wall-clock time.
+        provenance: net, data, versions, seed.
+        interrupted: whether it was stopped early; what is here is of the examples done by then.
+
+    Example:
+        Two blocks whose branches multiply by 3, so that paths carry 1, 3, 3 and 9.
+
+        >>> provenance = Provenance({"name": "net"}, {"name": "one"}, {}, seed=0, command="",
+        ...                         date="", device="cpu", threads=1, batch_size=1)
+        >>> rows = tuple(LengthRow(k, [1, 2, 1][k], summed_norm=[1.0, 6.0, 9.0][k],
+        ...                        projected=[1 / 16, 6 / 16, 9 / 16][k]) for k in range(3))
+        >>> settings = GradientSettings(("summed",), "block 0", "loss", 16, None, 0, "example")
+        >>> result = GradientsByLength(rows, settings, GradientCost(3, {"summed": 3}, 1), 0.0, 0,
+        ...                            0.1, provenance)
+        >>> result.effective["projected"]
+        EffectiveLengths(low=0, high=2, mean=1.5, share_of_paths=1.0)
+        >>> result.frame[["length", "paths", "summed_norm", "projected"]]
+           length  paths  summed_norm  projected
+        0       0      1          1.0     0.0625
+        1       1      2          6.0     0.3750
+        2       2      1          9.0     0.5625
+    """
+
+    rows: tuple[LengthRow, ...]
+    settings: GradientSettings
+    cost: GradientCost
+    negative_mass: float | None
+    undefined: int
+    seconds: float
+    provenance: Provenance
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        if [row.length for row in self.rows] != list(range(len(self.rows))) or not self.rows:
+            raise MeasurementError(
+                f"There are rows of lengths {[row.length for row in self.rows]}; expected each "
+                "length from 0 on, once; give one row per length in order."
+            )
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks that paths go through."""
+        return len(self.rows) - 1
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per length, with the columns of :class:`LengthRow`; nan for what did not run."""
+        return pd.DataFrame(
+            {
+                field.name: pd.Series(
+                    [getattr(row, field.name) for row in self.rows],
+                    # Exact integers, however large, and true, false or unknown.
+                    dtype=object if field.name in ("paths", "energy_reliable") else None,
+                )
+                if any(getattr(row, field.name) is not None for row in self.rows)
+                else pd.Series([math.nan] * len(self.rows))
+                for field in fields(LengthRow)
+            }
+        )
+
+    @cached_property
+    def weights(self) -> dict[str, tuple[float, ...]]:
+        """Of each weighting that was measured, the share of each length; each sums to one.
+
+        ``summed`` (norm of the sum), ``projected`` (share of the gradient; can be negative),
+        ``energy``, and ``sampled`` (number of paths × mean norm, as in figure 6(c) of Veit et al.).
+        """
+        columns = {
+            "summed": [row.summed_norm for row in self.rows],
+            "projected": [row.projected for row in self.rows],
+            "energy": [row.energy for row in self.rows],
+            "sampled": [row.sampled_mean for row in self.rows],
+        }
+        found = {}
+        for name, column in columns.items():
+            values = [value for value in column if value is not None]
+            total = math.fsum(values)
+            if len(values) == len(self.rows) and total > 0:
+                found[name] = (
+                    PathLengths(tuple(row.paths for row in self.rows)).weights(values)
+                    if name == "sampled"
+                    else tuple(value / total for value in values)
+                )
+        return found
+
+    @cached_property
+    def effective(self) -> dict[str, EffectiveLengths]:
+        """Of each weighting, the smallest interval of lengths with 95 % of it."""
+        lengths = PathLengths(tuple(row.paths for row in self.rows))
+        found = {}
+        for name, weights in self.weights.items():
+            low, high = smallest_interval(weights, _SHARE)
+            mean = math.fsum(length * weight for length, weight in enumerate(weights))
+            found[name] = EffectiveLengths(low, high, mean, lengths.share(low, high))
+        return found
+
+    @property
+    def overstatement(self) -> tuple[float | None, ...]:
+        """Of each length, (number of paths × sampled mean norm) / norm of the sum.
+
+        How far the paper's figure 6(c) lies above the exact gradient; None where not both were
+        measured.
+        """
+        return tuple(
+            math.exp(math.log(row.paths) + math.log(row.sampled_mean) - math.log(row.summed_norm))
+            if row.sampled_mean and row.summed_norm
+            else None
+            for row in self.rows
+        )
+
+    @property
+    def summary(self) -> str:
+        """The result in plain words: which lengths carry the gradient, by which weighting."""
+        return gradients_text.summary(self)
+
+    def plot(self) -> Figure:
+        """Draw the gradient by path length, as in figure 6(b) and (c) of Veit et al. (2016).
+
+        Returns:
+            A matplotlib figure that belongs to no window.
+        """
+        from ensemble_view.path_figures import gradients_figure
+
+        return gradients_figure(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of ``results.json``.
+
+        Returns:
+            Plain JSON values.
+        """
+        return dict(
+            files.plain(
+                {
+                    "kind": _KIND,
+                    "version": _VERSION,
+                    **{field.name: getattr(self.provenance, field.name)
+                       for field in fields(Provenance)},
+                    "settings": asdict(self.settings),
+                    "cost": asdict(self.cost),
+                    "negative_mass": self.negative_mass,
+                    "undefined": self.undefined,
+                    "seconds": self.seconds,
+                    "interrupted": self.interrupted,
+                    "effective": {name: asdict(each) for name, each in self.effective.items()},
+                    "rows": [asdict(row) for row in self.rows],
+                    "summary": self.summary,
+                }
+            )
+        )  # fmt: skip
+
+    def save(self, folder: str | Path) -> None:
+        """Write the table, the record and the figure into a folder.
+
+        Args:
+            folder: made if missing; receives ``gradients.csv``, ``results.json``,
+                ``gradients.pdf`` and ``gradients.png``. Equal results give equal files.
+
+        Raises:
+            ResultError: if the folder cannot be written to.
+        """
+        from ensemble_view.figures import save_figure
+
+        folder = Path(folder)
+        files.prepare_folder(folder)
+        files.write_text(
+            folder / "gradients.csv", self.frame.to_csv(index=False, lineterminator="\n")
+        )
+        figure = self.plot()
+        for suffix in ("pdf", "png"):
+            with files.writing(folder / f"gradients.{suffix}"):
+                save_figure(figure, folder / f"gradients.{suffix}")
+        # Last, because its presence marks a complete result.
+        files.write_json(folder / "results.json", self.to_json())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read back what :meth:`save` wrote.
+
+        Args:
+            folder: a folder with ``results.json``.
+
+        Returns:
+            A result equal to the saved one.
+
+        Raises:
+            ResultError: if the folder holds no result, or one of another kind or version.
+        """
+        folder = Path(folder)
+        content = files.read_json(folder / "results.json", _KIND, _VERSION)
+        try:
+            settings = {**content["settings"], "methods": tuple(content["settings"]["methods"])}
+            return cls(
+                rows=tuple(LengthRow(**row) for row in content["rows"]),
+                settings=GradientSettings(**settings),
+                cost=GradientCost(**content["cost"]),
+                negative_mass=content["negative_mass"],
+                undefined=content["undefined"],
+                seconds=content["seconds"],
+                provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
+                interrupted=content["interrupted"],
+            )
+        except (KeyError, TypeError, MeasurementError) as error:
+            raise ResultError(
+                f"The results.json in {folder} is not whole ({error}); expected the one that "
+                "save() wrote; run the study again."
+            ) from error
+
+    def __repr__(self) -> str:
+        return gradients_text.text(self)
+
+    def _repr_html_(self) -> str:
+        return gradients_text.html_text(self)

@@ -1,0 +1,171 @@
+"""The paths through a net: how many of each length, in blocks and in layers, and which survive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ensemble_view.paths.lengths import PathLengths, surviving_share
+from ensemble_view.results import files
+from ensemble_view.results.text import html_table, shortened_count, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["PathCounts"]
+
+_QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+
+
+@dataclass(frozen=True, repr=False)
+class PathCounts:
+    """How many paths lead through a net.
+
+    Attributes:
+        name: of the net.
+        blocks: lengths in branches, exact.
+        layers: lengths in layers, exact; None where a branch's layers cannot be told.
+
+    Example:
+        >>> from ensemble_view.paths.lengths import path_lengths
+        >>> result = PathCounts("net", path_lengths(54), path_lengths([(0, 2)] * 54))
+        >>> result.frame.loc[[5], ["length", "paths", "surviving_10"]].round(3)
+           length    paths  surviving_10
+        5       5  3162510         0.343
+    """
+
+    name: str
+    blocks: PathLengths
+    layers: PathLengths | None = None
+
+    @cached_property
+    def shares(self) -> tuple[float, ...]:
+        """Of each length in branches, the share of all paths."""
+        return tuple(count / self.blocks.total for count in self.blocks.counts)
+
+    @cached_property
+    def surviving(self) -> dict[int, tuple[float, ...]]:
+        """For 1, 2, 5, 10 and 20 deleted blocks, the share of the paths left, by length."""
+        n = self.blocks.longest
+        return {
+            deleted: tuple(surviving_share(n, length, deleted) for length in range(n + 1))
+            for deleted in (1, 2, 5, 10, 20)
+            if deleted < n
+        }
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per length in branches: ``length``, ``paths``, ``share``, ``surviving_D``."""
+        columns: dict[str, Any] = {
+            "length": range(len(self.blocks.counts)),
+            # Exact integers, however large.
+            "paths": pd.Series(self.blocks.counts, dtype=object),
+            "share": self.shares,
+        }
+        columns |= {f"surviving_{deleted}": each for deleted, each in self.surviving.items()}
+        return pd.DataFrame(columns)
+
+    @property
+    def layers_frame(self) -> pd.DataFrame:
+        """One row per length in layers: ``length``, ``paths``, ``share``."""
+        lengths = self.layers or PathLengths((0,))
+        rows = [(k, count) for k, count in enumerate(lengths.counts) if count]
+        return pd.DataFrame(
+            {
+                "length": [length for length, _ in rows],
+                "paths": pd.Series([count for _, count in rows], dtype=object),
+                "share": [count / lengths.total for _, count in rows],
+            }
+        )
+
+    @property
+    def summary(self) -> str:
+        """The numbers in plain words."""
+        n = self.blocks.longest
+        words = f"{self.name}: 2^{n} = {self.blocks.total:,} paths through {n} blocks. "
+        words += _spread(self.blocks, "branches")
+        if self.layers is None:
+            return f"{words} Their lengths in layers cannot be told."
+        return f"{words} {_spread(self.layers, 'layers')}"
+
+    def plot(self) -> Figure:
+        """Draw the numbers of paths and the shares that survive (figures 6(a) and 7 of the paper).
+
+        Returns:
+            A matplotlib figure that belongs to no window.
+        """
+        from ensemble_view.path_figures import paths_figure
+
+        return paths_figure(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of ``results.json``.
+
+        Returns:
+            Plain JSON values.
+        """
+        return dict(
+            files.plain(
+                {
+                    "kind": "paths",
+                    "version": 1,
+                    "name": self.name,
+                    "blocks": self.frame.to_dict("records"),
+                    "layers": None if self.layers is None else self.layers_frame.to_dict("records"),
+                    "summary": self.summary,
+                }
+            )
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tables, the record and the figure into a folder.
+
+        Args:
+            folder: made if missing; receives ``paths.csv``, ``results.json``, ``paths.pdf``,
+                ``paths.png`` and, where layers are known, ``layers.csv``.
+
+        Raises:
+            ResultError: if the folder cannot be written to.
+        """
+        from ensemble_view.figures import save_figure
+
+        folder = Path(folder)
+        files.prepare_folder(folder)
+        tables = {"paths": self.frame} | (
+            {} if self.layers is None else {"layers": self.layers_frame}
+        )
+        for name, frame in tables.items():
+            files.write_text(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        figure = self.plot()
+        for suffix in ("pdf", "png"):
+            with files.writing(folder / f"paths.{suffix}"):
+                save_figure(figure, folder / f"paths.{suffix}")
+        files.write_json(folder / "results.json", self.to_json())
+
+    def __repr__(self) -> str:
+        heads = "".join(f"{deleted:>8}" for deleted in self.surviving)
+        lines = [
+            f"{'':33}   left after deleting",
+            f"{'length':>6} {'paths':>17} {'share':>8}{heads}",
+        ]
+        for row in self.frame.to_dict("records"):
+            left = "".join(f"{row[f'surviving_{deleted}']:8.3f}" for deleted in self.surviving)
+            paths = shortened_count(row["paths"], 17)
+            lines.append(f"{row['length']:>6} {paths:>17} {row['share']:8.2%}{left}")
+        return "\n".join(lines) + "\n\n" + wrapped(self.summary)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.frame, self.summary)
+
+
+def _spread(lengths: PathLengths, unit: str) -> str:
+    low, first, median, third, high = (lengths.quantile(each) for each in _QUANTILES)
+    return (
+        f"In {unit} they are {lengths.shortest} to {lengths.longest} long, {lengths.mean:.1f} on "
+        f"average, the middle half {first} to {third} (median {median}), 98 % of them {low} to "
+        f"{high}."
+    )

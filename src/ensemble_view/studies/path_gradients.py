@@ -1,0 +1,336 @@
+"""Weigh paths by the gradient they carry (Veit et al. 2016, section 5, figure 6)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from ensemble_view.calibration import duration
+from ensemble_view.chain import Chain
+from ensemble_view.checkpoints import Checkpoint
+from ensemble_view.errors import MeasurementError
+from ensemble_view.paths.gradients import path_gradients, squares
+from ensemble_view.paths.lengths import path_lengths
+from ensemble_view.paths.trace import Loss, cross_entropy, refuse_random_blocks
+from ensemble_view.results.gradients import GradientCost, GradientsByLength, GradientSettings
+from ensemble_view.studies.path_measurement import (
+    FEWEST_GROUPS,
+    Measured,
+    Measurement,
+    enough_groups,
+)
+from ensemble_view.studies.subject import Subject, examine
+
+__all__ = ["GradientStudy", "Method", "gradients_by_length", "prepare_gradients"]
+
+Method: TypeAlias = Literal["summed", "energy", "sampled", "all"]
+Norm: TypeAlias = Literal["example", "batch"]
+Progress: TypeAlias = Callable[[int], None]
+"""Called with the number of branch VJPs times examples done since the last call."""
+
+_METHODS = ("summed", "energy", "sampled")
+
+
+@dataclass(frozen=True, eq=False)
+class GradientStudy:
+    """A study of gradients by path length whose cost is known and which has not run yet.
+
+    Args:
+        subject: Chain and data.
+        measurement: What is measured and how.
+        seconds_per_vjp: Of one branch VJP of one example, measured on this machine.
+        command: What made the result.
+    """
+
+    subject: Subject
+    measurement: Measurement
+    seconds_per_vjp: float
+    command: str | None
+
+    @property
+    def cost(self) -> GradientCost:
+        """Branch vector–Jacobian products per example, known before the run."""
+        n, settings = self.measurement.blocks, self.measurement.settings
+        each = {
+            "summed": n * (n + 1) // 2,
+            "energy": (settings.groups or 0) * settings.vectors * n * (n + 1) // 2,
+            "sampled": sum(
+                length * min(settings.samples, count)
+                for length, count in enumerate(path_lengths(n).counts)
+            ),
+        }
+        by_method = {name: each[name] for name in settings.methods}
+        return GradientCost(sum(by_method.values()), by_method, len(self.subject.data))
+
+    @property
+    def work(self) -> int:
+        """Branch VJPs times examples: the total of what ``progress`` is told."""
+        return self.cost.branch_vjps * len(self.subject.data)
+
+    @property
+    def expected_seconds(self) -> float:
+        """How long the run will take, from a short measurement on this machine."""
+        return self.work * self.seconds_per_vjp
+
+    def __str__(self) -> str:
+        cost = self.cost
+        blocks, groups = self.measurement.blocks, self.measurement.settings.groups
+        parts = ", ".join(f"{name} {count:,}" for name, count in cost.by_method.items())
+        drawn = "" if groups is None else f", {groups} groups"
+        return (
+            f"Paths through {blocks} blocks on {cost.examples:,} examples: "
+            f"{cost.branch_vjps:,} branch VJPs per example ({parts}{drawn}), as many as "
+            f"{cost.branch_vjps / blocks:,.0f} backward passes, batches of "
+            f"{self.measurement.batch_size}, about "
+            f"{duration(self.expected_seconds)}"
+        )
+
+    def run(self, progress: Progress | None = None) -> GradientsByLength:
+        """Measure.
+
+        Args:
+            progress: Told of the branch VJPs done, times examples.
+
+        Returns:
+            The result; of the examples done so far, if the user interrupted.
+
+        Raises:
+            KeyboardInterrupt: If the user interrupts before the first batch is complete.
+        """
+        started = time.perf_counter()
+        measured, interrupted = Measured(self.measurement.blocks), False
+        told = progress or (lambda amount: None)
+        try:
+            for number, batch in enumerate(self.subject.data.batches(self.measurement.batch_size)):
+                measured.add(self.measurement.of_batch(*batch, number, told))
+        except KeyboardInterrupt:
+            if not measured.examples:
+                raise
+            interrupted = True
+        cost = self.cost
+        return GradientsByLength(
+            rows=measured.rows(),
+            settings=self.measurement.settings,
+            cost=GradientCost(cost.branch_vjps, cost.by_method, measured.examples),
+            negative_mass=measured.negative_mass,
+            undefined=measured.undefined,
+            seconds=time.perf_counter() - started,
+            provenance=self.subject.provenance(
+                seed=self.measurement.seed,
+                command=self.command,
+                batch_size=self.measurement.batch_size,
+                threads=torch.get_num_threads(),
+            ),
+            interrupted=interrupted,
+        )
+
+
+def gradients_by_length(
+    model: nn.Module | Chain | Checkpoint,
+    data: Any,
+    *,
+    method: Method | Sequence[Method] = "summed",
+    loss: Loss = cross_entropy,
+    at: int | Literal["input"] = 0,
+    samples: int = 1000,
+    norm: Norm = "example",
+    vectors: int = 16,
+    groups: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    chunk: int | None = None,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> GradientsByLength:
+    """Weigh the paths of each length by the gradient that they carry.
+
+    Forward activations are those of the full net in evaluation mode; a path is a product of
+    Jacobians (Veit, Wilber and Belongie 2016, section 5). ``summed``: the norm of the gradient
+    summed over all paths of a length, and with it the share ⟨c_k, g⟩ / ‖g‖² of the whole gradient
+    g (``projected``); both exact. ``energy``: Σ‖g_S‖² over these paths, estimated by random
+    orthogonal mixing, with a standard error. ``sampled``: the paper's protocol, norms along random
+    paths; the paper does not say whether a norm is that of a batch or of an example, so the norm is
+    each example's own unless ``norm`` says otherwise.
+
+    Args:
+        model: A module, a chain of granularity ``branch``, or a loaded checkpoint. It is left as it
+            was.
+        data: As for :func:`ensemble_view.lesion`.
+        method: ``summed``, ``energy``, ``sampled``, several of them, or ``all``.
+        loss: From the model's output, the labels and the inputs of a batch to one loss per example;
+            by default cross-entropy in nats.
+        at: The block at whose input the gradient is taken, or ``input`` for the model's own. Paths
+            begin there.
+        samples: For ``sampled``: random paths per length, drawn anew for each batch; all of them,
+            each once, where there are no more.
+        norm: For ``sampled``: of each ``example``, or of the gradient of the ``batch``'s mean loss.
+        vectors: For ``energy``: columns that are mixed.
+        groups: For ``energy``: independent draws per example, of which at least 16 are made; by
+            default as many as a pilot of its own says are needed for 5 %.
+        limit: At most so many examples, class-balanced.
+        seed: Of every random choice.
+        batch_size: Examples at a time. It bounds the memory: what is held beside one forward pass
+            is a cotangent for each length and example (for ``energy`` of fewer examples at a time,
+            since it needs ``vectors`` times as many).
+        chunk: Lengths that go through a block at a time; by default 1 on a CPU, else 16, which then
+            go in one call.
+        command: Recorded in the result; by default the program's command line.
+        progress: Called with the branch VJPs done, times examples.
+
+    Returns:
+        The result: ``.frame``, ``.effective``, ``.plot()``, ``.save(folder)``.
+
+    Raises:
+        EnsembleViewError: If model, data or options do not fit each other; the sentence says how.
+
+    Example:
+        >>> import ensemble_view
+        >>> net = ensemble_view.load_checkpoint("digits-resnet110")
+        >>> result = ensemble_view.gradients_by_length(net, "digits", limit=4)
+        >>> len(result.frame), result.cost.branch_vjps
+        (55, 1485)
+        >>> bool(abs(result.frame["projected"].sum() - 1) < 1e-6)
+        True
+    """
+    study = prepare_gradients(
+        model,
+        data,
+        method=method,
+        loss=loss,
+        at=at,
+        samples=samples,
+        norm=norm,
+        vectors=vectors,
+        groups=groups,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        chunk=chunk,
+        command=command,
+    )
+    return study.run(progress)
+
+
+def prepare_gradients(
+    model: nn.Module | Chain | Checkpoint,
+    data: Any,
+    *,
+    method: Method | Sequence[Method] = "summed",
+    loss: Loss = cross_entropy,
+    at: int | Literal["input"] = 0,
+    samples: int = 1000,
+    norm: Norm = "example",
+    vectors: int = 16,
+    groups: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    chunk: int | None = None,
+    command: str | None = None,
+) -> GradientStudy:
+    """Do all of :func:`gradients_by_length` but the measurement, so that its cost is known before.
+
+    Args:
+        model: As for :func:`gradients_by_length`.
+        data: As for :func:`gradients_by_length`.
+        method: As for :func:`gradients_by_length`.
+        loss: As for :func:`gradients_by_length`.
+        at: As for :func:`gradients_by_length`.
+        samples: As for :func:`gradients_by_length`.
+        norm: As for :func:`gradients_by_length`.
+        vectors: As for :func:`gradients_by_length`.
+        groups: As for :func:`gradients_by_length`.
+        limit: As for :func:`gradients_by_length`.
+        seed: As for :func:`gradients_by_length`.
+        batch_size: As for :func:`gradients_by_length`.
+        chunk: As for :func:`gradients_by_length`.
+        command: As for :func:`gradients_by_length`.
+
+    Returns:
+        The study, ready to run.
+
+    Raises:
+        MeasurementError: If an option has no such value, or the net has no gradients by path.
+    """
+    names = [method] if isinstance(method, str) else list(method)
+    unknown = [name for name in names if name not in (*_METHODS, "all")]
+    if unknown or not names:
+        raise MeasurementError(
+            f"There is no method {', '.join(map(repr, unknown)) or 'given'}; expected summed, "
+            "energy, sampled, several of them, or all."
+        )
+    methods = tuple(name for name in _METHODS if name in names or "all" in names)
+    _check_numbers(samples=samples, vectors=vectors, batch_size=batch_size, chunk=chunk or 1)
+    if groups is not None and groups < FEWEST_GROUPS:
+        raise MeasurementError(
+            f"The energy was asked for in {groups} groups; expected at least {FEWEST_GROUPS}, so "
+            "that its error can be told from them."
+        )
+    if norm not in ("example", "batch"):
+        raise MeasurementError(f"There is no norm per {norm!r}; expected 'example' or 'batch'.")
+    if at != "input" and not isinstance(at, int):
+        raise MeasurementError(
+            f"The gradient cannot be taken at {at!r}; expected the index of a block, or 'input'."
+        )
+    place = None if at == "input" else at
+    subject = examine(model, data, granularity="branch", limit=limit, seed=seed)
+    device = subject.sample[0].device
+    measurement = Measurement(
+        chain=subject.chain,
+        settings=GradientSettings(
+            methods=methods,
+            at="input" if place is None else f"block {place}",
+            loss="cross-entropy" if loss is cross_entropy else getattr(loss, "__name__", "loss"),
+            vectors=vectors,
+            groups=groups,
+            samples=samples,
+            norm=norm,
+        ),
+        loss=loss,
+        at=place,
+        seed=seed,
+        batch_size=batch_size,
+        chunk=chunk or (1 if device.type == "cpu" else 16),
+        device=device,
+    )
+    return _rehearsed(subject, measurement, command)
+
+
+def _rehearsed(subject: Subject, measurement: Measurement, command: str | None) -> GradientStudy:
+    """Refuse what cannot be measured, time a little of it, and fix the number of groups."""
+    settings, size = measurement.settings, measurement.batch_size
+    if "energy" in settings.methods:
+        size = max(1, size // settings.vectors)
+    inputs, labels = next(iter(subject.data.batches(size)))
+    # A loader has batches of its own.
+    inputs, labels = inputs[:size], labels[:size]
+    refuse_random_blocks(measurement.chain, inputs.to(measurement.device))
+    every = range(measurement.blocks)
+    traced = measurement.traced(inputs, labels)
+    # Once before the clock starts, since the first time also loads and allocates.
+    path_gradients(traced, [every])
+    started, done = time.perf_counter(), traced.branch_vjps
+    squares(path_gradients(traced, [every])).sum().item()
+    vjps = (traced.branch_vjps - done) * len(labels)
+    seconds = (time.perf_counter() - started) / max(vjps, 1)
+    if "energy" not in settings.methods:
+        settings = replace(settings, groups=None)
+    elif settings.groups is None:
+        pilot = measurement.energies(
+            inputs, labels, FEWEST_GROUPS, measurement.generator("pilot"), lambda amount: None
+        )
+        groups = enough_groups(pilot / len(labels), len(subject.data), len(labels))
+        settings = replace(settings, groups=groups)
+    return GradientStudy(subject, replace(measurement, settings=settings), seconds, command)
+
+
+def _check_numbers(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise MeasurementError(f"{name} is {number}; expected at least 1.")
