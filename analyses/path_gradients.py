@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,8 @@ import torch.nn.functional as F
 
 import ensemble_view
 from ensemble_view import GradientsByLength
-from ensemble_view.studies import GradientStudy, prepare_gradients
+from ensemble_view.results.gradients import GradientCost
+from ensemble_view.studies import prepare_gradients
 from ensemble_view.studies.path_gradients import Method
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -47,12 +48,12 @@ class Timed:
     Args:
         seconds: Median over the rounds.
         ratios: One per round.
-        study: What ran.
+        result: What was measured.
     """
 
     seconds: float
     ratios: tuple[float, ...]
-    study: GradientStudy
+    result: GradientsByLength
 
 
 def cpu(run: Callable[[], object]) -> float:
@@ -113,29 +114,45 @@ def run(
         for _ in range(times):
             # Before and after, so that a drift of the machine's speed meets both.
             before = statistics.median(cpu(backward) for _ in range(3))
-            seconds.append(cpu(lambda study=study: one_batch(study)))  # type: ignore[misc]
+            started = time.process_time()
+            result = study.run()
+            seconds.append(time.process_time() - started)
             passes.append((before + statistics.median(cpu(backward) for _ in range(3))) / 2)
         ratios = tuple(one / other for one, other in zip(seconds, passes, strict=True))
-        found[method] = Timed(statistics.median(seconds), ratios, study)
+        found[method] = Timed(statistics.median(seconds), ratios, result)
         print(f"{method}: {found[method].seconds:.2f} s, {statistics.median(ratios):.1f} passes")
-    both = prepare_gradients(
-        net, data, method=["summed", "sampled"], samples=samples, seed=SEED, batch_size=batch,
-        command="python analyses/path_gradients.py",
-    ).run()  # fmt: skip
+    both = together(found["summed"].result, found["sampled"].result)
     both.save(folder)
     (folder / "summary.md").write_text(_summary(found, both, batch))
     return found
 
 
-def one_batch(study: GradientStudy) -> None:
-    """Measure the one batch, forward pass included.
+def together(summed: GradientsByLength, sampled: GradientsByLength) -> GradientsByLength:
+    """Put two results of the same net and examples into one.
 
     Args:
-        study: Of as many examples as are in a batch.
+        summed: By the exact method.
+        sampled: By random paths.
+
+    Returns:
+        A result with the columns and the cost of both.
     """
-    measurement = study.measurement
-    (one,) = study.subject.data.batches(measurement.batch_size)
-    measurement.of_batch(*one, 0, lambda amount: None)
+    rows = tuple(
+        replace(row, sampled_mean=other.sampled_mean, sampled_median=other.sampled_median)
+        for row, other in zip(summed.rows, sampled.rows, strict=True)
+    )
+    cost = GradientCost(
+        summed.cost.branch_vjps + sampled.cost.branch_vjps,
+        {**summed.cost.by_method, **sampled.cost.by_method},
+        summed.cost.examples,
+    )
+    return replace(
+        summed,
+        rows=rows,
+        cost=cost,
+        settings=replace(summed.settings, methods=("summed", "sampled")),
+        seconds=summed.seconds + sampled.seconds,
+    )
 
 
 def _summary(found: dict[str, Timed], both: GradientsByLength, batch: int) -> str:
@@ -164,7 +181,7 @@ def _summary(found: dict[str, Timed], both: GradientsByLength, batch: int) -> st
     for weighting, (label, method) in rows.items():
         timed, span = found[method], both.effective[weighting]
         lines.append(
-            f"| {label} | {timed.study.cost.branch_vjps:,} | {timed.seconds:.2f} "
+            f"| {label} | {timed.result.cost.branch_vjps:,} | {timed.seconds:.2f} "
             f"| **{statistics.median(timed.ratios):.1f}** "
             f"| {min(timed.ratios):.1f}–{max(timed.ratios):.1f} | {span.mean:.1f} "
             f"| {span.low}–{span.high} | {100 * span.share_of_paths:.3g} % |"

@@ -522,7 +522,7 @@ def test_the_benchmark_writes_what_it_timed(saved, tmp_path, monkeypatch):
         found = module.run(tmp_path, saved, "digits", batch=8, rounds=2, samples=3)
     finally:
         torch.set_num_threads(threads)
-    assert found["summed"].study.cost.branch_vjps == 21
+    assert found["summed"].result.cost.branch_vjps == 21
     assert len(found["summed"].ratios) == 2
     assert all(ratio > 0 for timed in found.values() for ratio in timed.ratios)
     summary = (tmp_path / "summary.md").read_text()
