@@ -13,6 +13,7 @@ from torch import nn
 from ensemble_view.calibration import duration
 from ensemble_view.chain import Chain
 from ensemble_view.checkpoints import Checkpoint
+from ensemble_view.datasets import LabelledData
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.gradients import path_gradients, squares
 from ensemble_view.paths.lengths import path_lengths
@@ -280,6 +281,12 @@ def prepare_gradients(
         )
     place = None if at == "input" else at
     subject = examine(model, data, granularity="branch", limit=limit, seed=seed)
+    if not isinstance(subject.data, LabelledData):
+        raise MeasurementError(
+            f"Gradients by length are measured on examples of one tensor with one label each; "
+            f"{subject.data.name} holds others. Trace the model on such a batch with "
+            "ensemble_view.paths.trace."
+        )
     device = subject.sample[0].device
     measurement = Measurement(
         chain=subject.chain,
