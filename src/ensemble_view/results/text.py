@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -172,13 +173,14 @@ def summary(frame: pd.DataFrame, *, subject: str, chance: float, level: float) -
     elif bool(frame["normalised_drop"].isna().all()):
         sentences.append(
             f"The full net's accuracy cannot be told from chance ({chance:.1%}), so that no "
-            "deletion can be weighed against it."
+            f"{_act(frame)} can be weighed against it."
         )
     else:
         sentences += [
             f"{_weighed(frame, noun)}.",
-            f"Harmless: with {level:.0%} confidence, each deletion taken by itself, it costs at "
-            f"most {HARMLESS:.0%} of the accuracy above chance; ruinous: at least {RUINOUS:.0%}.",
+            f"Harmless: with {level:.0%} confidence, each {_act(frame)} taken by itself, it costs "
+            f"at most {HARMLESS:.0%} of the accuracy above chance; ruinous: at least "
+            f"{RUINOUS:.0%}.",
         ]
     sentences += mattering(frame, level, ACCURACY)
     sentences.append("All of this is said of this net on these examples only.")
@@ -232,9 +234,9 @@ def mattering(frame: pd.DataFrame, level: float, wording: Wording) -> list[str]:
         whole = _counted(worse, noun)
         if len(worse) == len(frame) > 1:
             whole = f"all {len(worse)} {_plural(noun)}"
-        sentences.append(f"Deletion {wording.worse} ({rule}) for {whole}.")
+        sentences.append(f"{_act(frame).capitalize()} {wording.worse} ({rule}) for {whole}.")
     elif len(frame):
-        sentences.append(f"No deletion is shown to {wording.worsen} ({rule}).")
+        sentences.append(f"No {_act(frame)} is shown to {wording.worsen} ({rule}).")
     if better:
         sentences.append(f"It {wording.better} for {_counted(better, noun)}.")
     return sentences
@@ -246,6 +248,12 @@ def _noun(frame: pd.DataFrame) -> str:
 
 def _be(number: int) -> str:
     return "is" if number == 1 else "are"
+
+
+def _act(frame: pd.DataFrame) -> str:
+    """What was done: blocks were deleted, or what the label says in words."""
+    deleted = all(re.fullmatch(r"[\d,-]+", str(label)) for label in frame["blocks"])
+    return "deletion" if deleted else "intervention"
 
 
 def _counted(labels: Sequence[str], noun: str) -> str:

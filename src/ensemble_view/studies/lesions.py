@@ -105,7 +105,8 @@ class LesionStudy:
         saved = 1 - cost.block_evaluations / max(cost.naive_block_evaluations, 1)
         lengths = len(self.subject.portions)
         return (
-            f"{len(self.lesions)} lesions of {len(self.subject.chain)} blocks on "
+            f"{len(self.lesions)} lesion{'s' * (len(self.lesions) != 1)} of "
+            f"{len(self.subject.chain)} blocks on "
             f"{len(data):,} {data.unit}{f' of {lengths} lengths' if lengths > 1 else ''}: "
             f"{cost.block_evaluations:,} block evaluations "
             f"per batch instead of {cost.naive_block_evaluations:,} ({saved:.0%} saved), batches "
