@@ -62,7 +62,7 @@ def test_lesion_does_what_it_is_told_and_saves_it(folder, tmp_path, capsys):
     assert run("lesion", folder / "resnet8.pt", *limit, "--do", words, "--out", out) == 0
     said = capsys.readouterr().out
     assert "1 lesion of 3 blocks on 60 examples: 5 block eval" in said
-    assert "each intervention taken by itself" in " ".join(said.split())
+    assert "No intervention is shown to cost accuracy" in " ".join(said.split())
     (row,) = LesionResult.load(out).frame.to_dict("records")
     assert (row["blocks"], row["count"], row["n"]) == ("replace 0 mean; scale 2 0.5", 2, 60)
     checkpoint = ensemble_view.load_checkpoint(folder / "resnet8.pt")
