@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import types
 from pathlib import Path
 
 import pandas as pd
@@ -92,6 +93,16 @@ def test_weights_and_values_do_not_tell_and_everything_else_does(tmp_path):
     hooked[0].register_forward_hook(lambda module, args, output: output * 2)
     others.append(key(hooked))
     assert len({first, *others}) == len(others) + 1
+
+
+def test_numbers_that_differ_between_processes_do_not_tell(tmp_path):
+    model = user_net(tmp_path)
+
+    def configured(value):
+        model.configuration = types.SimpleNamespace(width=3, _original_hash=value)
+        return key(model)
+
+    assert configured(2**50) == configured(-(2**60)) != configured(12)
 
 
 def test_code_that_is_in_no_file_is_not_cached(cache):

@@ -38,6 +38,8 @@ __all__ = ["architecture_key", "cached_inspection"]
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, enum.Enum, type(None))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _DEPTH = 6
+# Whole numbers beyond this are addresses or hashes, which every process has its own of.
+_LARGEST = 2**40
 
 
 def cached_inspection(
@@ -177,6 +179,8 @@ def _settings(module: nn.Module, seen: dict[int, int]) -> Any:
 
 def _described(value: Any, seen: dict[int, int], depth: int = _DEPTH) -> Any:
     """What a value is, in words that another process would use as well."""
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return "an address or a hash"
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, Tensor):
