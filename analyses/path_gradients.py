@@ -1,6 +1,6 @@
 """What do all paths of a published ResNet-56 cost, beside the paper's sampling of them?
 
-One batch of CIFAR-10's test images, the gradient at the first block's input: the exact gradient
+One batch of CIFAR-10's test images (that went through JPEG), the gradient at the first block's input: the exact gradient
 summed over all 2^27 paths by length, and the paper's protocol with 100 random paths per length, in
 units of one ordinary backward pass to the input.
 
@@ -13,6 +13,7 @@ minutes on one CPU core.
 from __future__ import annotations
 
 import datetime
+import platform
 import statistics
 import sys
 import time
@@ -122,6 +123,9 @@ def run(
         found[method] = Timed(statistics.median(seconds), ratios, result)
         print(f"{method}: {found[method].seconds:.2f} s, {statistics.median(ratios):.1f} passes")
     both = together(found["summed"].result, found["sampled"].result)
+    # Where the file lies on one machine is no part of the record.
+    model = {**both.provenance.model, "path": checkpoint.name}
+    both = replace(both, provenance=replace(both.provenance, model=model))
     both.save(folder)
     (folder / "summary.md").write_text(_summary(found, both, batch))
     return found
@@ -159,7 +163,8 @@ def _summary(found: dict[str, Timed], both: GradientsByLength, batch: int) -> st
     lines = [
         "# All paths of a ResNet-56, exactly, and 100 per length",
         "",
-        f"Made by `python analyses/path_gradients.py` on {datetime.date.today()}, one CPU thread, "
+        f"Made by `python analyses/path_gradients.py` on {datetime.date.today()}, one CPU thread of "
+        f"{platform.processor() or platform.machine()}, images that went through JPEG, "
         f"seed {SEED}; ensemble_view {ensemble_view.__version__}, torch {torch.__version__}. One "
         f"batch of {batch}, {2**both.blocks:,} paths through {both.blocks} blocks, gradient of "
         "each example's cross-entropy at the first block's input.",
