@@ -1,8 +1,8 @@
 """What do all paths of a published ResNet-56 cost, beside the paper's sampling of them?
 
-One batch of CIFAR-10's test images (that went through JPEG), the gradient at the first block's input: the exact gradient
-summed over all 2^27 paths by length, and the paper's protocol with 100 random paths per length, in
-units of one ordinary backward pass to the input.
+One batch of CIFAR-10's test images (that went through JPEG), the gradient at the first block's
+input: the exact gradient summed over all 2^27 paths by length, and the paper's protocol with 100
+random paths per length, in units of one ordinary backward pass to the input.
 
     python analyses/path_gradients.py [CHECKPOINT [IMAGES]]
 
@@ -164,8 +164,8 @@ def _summary(found: dict[str, Timed], both: GradientsByLength, batch: int) -> st
         "# All paths of a ResNet-56, exactly, and 100 per length",
         "",
         f"Made by `python analyses/path_gradients.py` on {datetime.date.today()}, one CPU thread of "
-        f"{platform.processor() or platform.machine()}, images that went through JPEG, "
-        f"seed {SEED}; ensemble_view {ensemble_view.__version__}, torch {torch.__version__}. One "
+        f"{platform.processor() or platform.machine()}, images that went through "
+        f"JPEG, seed {SEED}; ensemble_view {ensemble_view.__version__}, torch {torch.__version__}. One "
         f"batch of {batch}, {2**both.blocks:,} paths through {both.blocks} blocks, gradient of "
         "each example's cross-entropy at the first block's input.",
         "",
