@@ -163,10 +163,10 @@ def _summary(found: dict[str, Timed], both: GradientsByLength, batch: int) -> st
     lines = [
         "# All paths of a ResNet-56, exactly, and 100 per length",
         "",
-        f"Made by `python analyses/path_gradients.py` on {datetime.date.today()}, one CPU thread of "
-        f"{platform.processor() or platform.machine()}, images that went through "
-        f"JPEG, seed {SEED}; ensemble_view {ensemble_view.__version__}, torch {torch.__version__}. One "
-        f"batch of {batch}, {2**both.blocks:,} paths through {both.blocks} blocks, gradient of "
+        f"Made by `python analyses/path_gradients.py` on {datetime.date.today()}, one CPU thread "
+        f"of {platform.processor() or platform.machine()}, images that went through JPEG, seed "
+        f"{SEED}; ensemble_view {ensemble_view.__version__}, torch {torch.__version__}. One batch "
+        f"of {batch}, {2**both.blocks:,} paths through {both.blocks} blocks, gradient of "
         "each example's cross-entropy at the first block's input.",
         "",
         "CPU seconds with the forward pass, medians; *passes*: in units of one ordinary backward "
