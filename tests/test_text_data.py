@@ -188,8 +188,6 @@ def test_tokenizers_come_by_folder_as_objects_and_as_functions(tmp_path, capfd):
     assert open_text(file, tokenizer=str(tmp_path / "words")).tokenizer == "words"
 
 
-# datasets hashes pyarrow's types by dill, which does not know all of them.
-@pytest.mark.filterwarnings("ignore:Cannot (locate|pickle)")
 def test_hugging_face_data_sets_are_taken_as_objects_and_from_folders(tmp_path):
     datasets = pytest.importorskip("datasets", reason="needs the extra transformers")
     rows = datasets.Dataset.from_dict({"text": ["abc", "", "defgh"], "id": [1, 2, 3]})
