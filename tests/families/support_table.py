@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / "analyses" / "family_support"
 LEAST_EFFECT = 1e-3
 HEADS = [
-    "model", "blocks (sums)", "links", "shortcuts", "chain", "hooks", "copy", "apart", "effect",
+    "model", "blocks (sums)", "deleted", "links", "shortcuts", "chain", "hooks", "copy", "apart", "effect",
     "work", "studies",
 ]  # fmt: skip
 
@@ -76,7 +76,8 @@ Blocks are held against `tests/families/expected.csv`, a table that was read fro
 sources before discovery ran. {counts} agree: in number and owners of the
 blocks and kinds of shortcut, in having none, or in the refusal of several streams.
 
-Differences are the largest of any logit, in units of the largest logit: *chain* against the model;
+*Deleted* says how many blocks were deleted, one at a time; of slow nets not all, but some from end
+to end. Differences are the largest of any logit, in units of the largest logit: *chain* against the model;
 *hooks*: engine against hooks, over the deletions tried and an exchange of two neighbours; *copy*:
 engine against a deep copy whose layers are exchanged or taken out, where they stand in a container;
 *apart*: shortcut plus branch, and their gradients, against the block. *Effect*: the least that an
@@ -124,6 +125,7 @@ def _table_row(record: dict[str, Any]) -> str:
     cells = [
         f"{record['family']} {record['model']}{mark}",
         f"{record['blocks']} ({record['found'].split(' ')[0]})",
+        record["deletions"],
         record["links"],
         ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
         difference("chain_error"),
