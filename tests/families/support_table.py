@@ -18,8 +18,8 @@ HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / "analyses" / "family_support"
 LEAST_EFFECT = 1e-3
 HEADS = [
-    "model", "blocks (sums)", "deleted", "links", "shortcuts", "chain", "hooks", "copy", "apart", "effect",
-    "work", "studies",
+    "model", "blocks (sums)", "deleted", "links", "shortcuts", "chain", "hooks", "copy", "apart",
+    "effect", "work", "studies",
 ]  # fmt: skip
 
 
@@ -77,8 +77,8 @@ sources before discovery ran. {counts} agree: in number and owners of the
 blocks and kinds of shortcut, in having none, or in the refusal of several streams.
 
 *Deleted* says how many blocks were deleted, one at a time; of slow nets not all, but some from end
-to end. Differences are the largest of any logit, in units of the largest logit: *chain* against the model;
-*hooks*: engine against hooks, over the deletions tried and an exchange of two neighbours; *copy*:
+to end. Differences are the largest of any logit, in units of the largest logit: *chain* against the
+model; *hooks*: engine against hooks, over the deletions tried and an exchange of two neighbours; *copy*:
 engine against a deep copy whose layers are exchanged or taken out, where they stand in a container;
 *apart*: shortcut plus branch, and their gradients, against the block. *Effect*: the least that an
 edit moved the logits. *Work*: floating-point operations of the engine over those of a forward pass
