@@ -76,14 +76,15 @@ Blocks are held against `tests/families/expected.csv`, a table that was read fro
 sources before discovery ran. {counts} agree: in number and owners of the
 blocks and kinds of shortcut, in having none, or in the refusal of several streams.
 
-*Deleted* says how many blocks were deleted, one at a time; of slow nets not all, but some from end
-to end. Differences are the largest of any logit, in units of the largest logit: *chain* against the
-model; *hooks*: engine against hooks, over the deletions tried and an exchange of two neighbours; *copy*:
-engine against a deep copy whose layers are exchanged or taken out, where they stand in a container;
-*apart*: shortcut plus branch, and their gradients, against the block. *Effect*: the least that an
-edit moved the logits. *Work*: floating-point operations of the engine over those of a forward pass
-per plan. Studies: D deletion, S exchange (`-` where no two neighbours have equal shapes), G
-shortcut and branch apart, for gradients. float64, or (32) float32; (c) casts to float32 inside.
+*Deleted* says how many blocks were deleted, one at a time; of slow nets not all, but some from
+end to end. Differences are the largest of any logit, in units of the largest logit: *chain*
+against the model; *hooks*: engine against hooks, over the deletions tried and an exchange of two
+neighbours; *copy*: engine against a deep copy whose layers are exchanged or taken out, where they
+stand in a container; *apart*: shortcut plus branch, and their gradients, against the block.
+*Effect*: the least that an edit moved the logits. *Work*: floating-point operations of the engine
+over those of a forward pass per plan. Studies: D deletion, S exchange (`-` where no two
+neighbours have equal shapes), G shortcut and branch apart, for gradients. float64, or (32)
+float32; (c) casts to float32 inside.
 
 {_row(HEADS)}
 {_row(["---"] * len(HEADS))}
