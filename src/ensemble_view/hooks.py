@@ -175,9 +175,9 @@ def _acts_natively(provenance: Provenance, plan: Plan) -> bool:
         return False
     if any(len(steps) != 1 for steps in plan.places.values()):
         return False
-    treated = [step.index for step in plan.blocks if step.action is not Action.KEEP]
+    # A module that is called twice may remember the first call: a cache of keys and values does.
     return (
-        all(plan.order.count(index) == 1 for index in treated)
+        len(set(plan.order)) == len(plan.order)
         and all(blocks[index].additions for index in plan.deleted)
         and all(len(blocks[step.index].additions) == 1 for step in plan.altered)
         and all(blocks[p].module and blocks[plan.order[p]].module for p in plan.moved)
