@@ -18,8 +18,8 @@ HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / "analyses" / "family_support"
 LEAST_EFFECT = 1e-3
 HEADS = [
-    "model", "blocks (sums)", "deleted", "links", "shortcuts", "chain", "hooks", "copy", "apart",
-    "effect", "work", "studies",
+    "model", "blocks (sums)", "deleted", "links", "shortcuts", "chain", "hooks", "copy", "rewired",
+    "apart", "effect", "work", "studies",
 ]  # fmt: skip
 
 
@@ -46,12 +46,18 @@ def problems(record: dict[str, Any]) -> list[str]:
     most = 1e-10 if record["dtype"] == "float64" else 1e-4
     if record["casts"]:
         most = max(most, 1e-5)
-    for key in ("chain_error", "hooks_error", "taken_out_error", "exchange_error", "apart_error"):
+    for key in (
+        "chain_error", "hooks_error", "taken_out_error", "exchange_error", "rewired_error",
+        "apart_error",
+    ):  # fmt: skip
         value = record[key]
         if value is not None and value == value and not value <= most:
             found.append(f"{key} {value:.1e}")
-    if record["least_effect"] < LEAST_EFFECT:
-        found.append(f"an edit moves the output by {record['least_effect']:.1e} only")
+    for key in ("least_effect", "rewired_effect"):
+        if record[key] < LEAST_EFFECT:
+            found.append(f"an edit moves the output by {record[key]:.1e} only ({key})")
+    if record["deletions"] < record["blocks"]:
+        found.append(f"{record['deletions']} of {record['blocks']} blocks deleted")
     # What a deleted block needs not is not computed, so it may be less.
     if not record["flops"] <= record["flops_expected"] <= record["flops_naive"]:
         found.append(f"{record['flops']} operations, expected {record['flops_expected']}")
@@ -76,13 +82,14 @@ Blocks are held against `tests/families/expected.csv`, a table that was read fro
 sources before discovery ran. {counts} agree: in number and owners of the
 blocks and kinds of shortcut, in having none, or in the refusal of several streams.
 
-*Deleted* says how many blocks were deleted, one at a time; of slow nets not all, but some from
-end to end. Differences are the largest of any logit, in units of the largest logit: *chain*
-against the model; *hooks*: engine against hooks, over the deletions tried and an exchange of two
-neighbours; *copy*: engine against a deep copy whose layers are exchanged or taken out, where they
-stand in a container; *apart*: shortcut plus branch, and their gradients, against the block.
-*Effect*: the least that an edit moved the logits. *Work*: floating-point operations of the engine
-over those of a forward pass per plan. Studies: D deletion, S exchange (`-` where no two
+*Deleted* says how many blocks were deleted, one at a time. Differences are the largest of any
+logit, in units of the largest logit: *chain* against the model; *hooks*: engine against hooks, over
+the deletions and an exchange of two neighbours; *copy*: engine against a deep copy whose layers are
+exchanged or taken out, where they stand in a container; *rewired*: engine against hooks over every
+other intervention, alone and composed at random, with their number and that of those that hooks
+refuse by name; *apart*: shortcut plus branch, and their gradients, against the block. *Effect*: the
+least that a deletion or the exchange moved the logits. *Work*: floating-point operations of the
+engine over those of a forward pass per plan. Studies: D deletion, S exchange (`-` where no two
 neighbours have equal shapes), G shortcut and branch apart, for gradients. float64, or (32)
 float32; (c) casts to float32 inside.
 
@@ -132,6 +139,9 @@ def _table_row(record: dict[str, Any]) -> str:
         difference("chain_error"),
         difference("hooks_error"),
         difference("taken_out_error", "exchange_error"),
+        f"{difference('rewired_error')} ({len(record['rewired'])}"
+        + f", {len(record['rewired_refused'])} refused" * bool(record["rewired_refused"])
+        + ")",
         difference("apart_error"),
         f"{record['least_effect']:.0e}",
         f"{record['flops'] / record['flops_naive']:.2f}",

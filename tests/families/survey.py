@@ -3,13 +3,14 @@
     python tests/families/survey.py [MODEL or FAMILY ...] [--shard 0/2]
 
 measures one model after another and keeps a line of JSON for each in
-``analyses/family_support/measured.jsonl``; models that are there already are left out. About two
-hours on one core. ``support_table.py`` makes a table of these lines.
+``analyses/family_support/measured.jsonl``; models that are there already are left out. Some hours
+on one core. ``support_table.py`` makes a table of these lines.
 
 Of every model with blocks: the blocks, shortcuts and owners are those of the table; the chain
-equals the model; single deletions and one exchange of two blocks by the engine equal the hooks,
+equals the model; all single deletions and one exchange of two blocks by the engine equal the hooks,
 and, where blocks stand in a container, a deep copy whose entries are exchanged or taken out; each
-edit moves the logits by a thousandth of their size; shortcut and branch add up to the block, and so
+of these edits moves the logits by a thousandth of their size; every other intervention, alone and
+composed at random, is the same by engine and hooks; shortcut and branch add up to the block, and so
 do their gradients; the model is left as it was; and the floating-point operations of the engine,
 counted from outside, are those of the distinct prefixes. The table is checked at the model's own
 image size, the edits at the smallest that it takes.
@@ -22,6 +23,7 @@ import copy
 import itertools
 import json
 import math
+import random
 import sys
 import time
 import traceback
@@ -40,10 +42,28 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from ensemble_view import Chain, Compose, Delete, Engine, Swap
+from ensemble_view import (
+    Chain,
+    Compose,
+    Delete,
+    DropShortcut,
+    Engine,
+    Keep,
+    MiddleRepeat,
+    Parallel,
+    Reorder,
+    Repeat,
+    Replace,
+    Reverse,
+    Scale,
+    Swap,
+    branch_means,
+)
 from ensemble_view.chain import Block
 from ensemble_view.discovery import unravel_arguments
+from ensemble_view.errors import InterventionError
 from ensemble_view.hooks import edited_by_plan
+from ensemble_view.interventions import Intervention
 from ensemble_view.plan import Action, Trie, bind
 
 HERE = Path(__file__).parent
@@ -53,7 +73,7 @@ from state import unchanged  # noqa: E402
 
 # Sides of images that are tried before the model's own.
 SIDES = (64, 56, 112, 128)
-SECONDS = 20.0
+COMPOSITIONS = 6
 
 
 def awakened(family: str, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
@@ -308,11 +328,8 @@ def measure(row: dict[str, str]) -> dict[str, Any]:
 def _edits(chain: Chain, arguments: Any) -> dict[str, Any]:
     model = chain.model
     assert model is not None
-    started = time.perf_counter()
     full = _output(model, arguments)
-    forward = time.perf_counter() - started
-    most = max(4, min(len(chain), int(SECONDS / 2 / max(forward, 1e-3))))
-    chosen = sorted({round(i * (len(chain) - 1) / max(most - 1, 1)) for i in range(most)})
+    chosen = range(len(chain))
     interventions: list[Any] = [Compose(), *(Delete(index) for index in chosen)]
     pair = _exchangeable(chain)
     if pair is not None:
@@ -359,6 +376,92 @@ def _edits(chain: Chain, arguments: Any) -> dict[str, Any]:
         "flops": operations,
         "flops_expected": _expected_flops(chain, engine, arguments, walk),
         "flops_naive": len(engine.plans) * _flops(lambda: _output(model, arguments)),
+        **_rewired(chain, arguments, full),
+    }
+
+
+def _every_kind(chain: Chain) -> list[Intervention]:
+    """One of each kind of intervention, where the shapes of this chain let it run."""
+    pair = _exchangeable(chain)
+    first = pair[0] if pair else next(b.index for b in chain if b.deletable)
+    kinds: list[Intervention] = [
+        Keep(*range(0, len(chain), 2)),
+        Scale(first, 0.5),
+        DropShortcut(first),
+        Replace(first, "mean"),
+        Replace(first, "resample", 1),
+        Replace(first, "zero"),
+    ]
+    if pair is not None:
+        order = list(range(len(chain)))
+        order[pair[0]], order[pair[1]] = pair[1], pair[0]
+        kinds += [
+            Repeat(first, 2),
+            Swap(*pair),
+            Reorder(order),
+            Reverse(*pair),
+            MiddleRepeat(*pair),
+            Parallel(*pair),
+            Parallel(*pair, "mean"),
+        ]
+    return kinds
+
+
+def _drawn(chain: Chain, generator: random.Random) -> Intervention:
+    """Some of them, composed."""
+    index = range(len(chain))
+    near = sorted(min(max(generator.choice(index), 0), len(chain) - 2) + i for i in (0, 1))
+    makers: list[Callable[[], Intervention]] = [
+        lambda: Delete(*generator.sample(index, min(2, len(chain)))),
+        lambda: Scale(generator.choice(index), round(generator.uniform(-1.5, 1.5), 2)),
+        lambda: DropShortcut(generator.choice(index)),
+        lambda: Replace(generator.choice(index), generator.choice(("mean", "resample", "zero"))),
+        lambda: Repeat(generator.choice(index), 2),
+        lambda: Swap(*near),
+        lambda: Reverse(*near),
+        lambda: MiddleRepeat(*near),
+        lambda: Parallel(*near, generator.choice(("sum", "mean"))),
+    ]
+    return Compose(tuple(generator.choice(makers)() for _ in range(generator.randint(2, 4))))
+
+
+def _fits(chain: Chain, intervention: Intervention) -> bool:
+    try:
+        bind(intervention, chain.outline)
+    except InterventionError:
+        return False
+    return True
+
+
+def _rewired(chain: Chain, arguments: Any, full: Tensor) -> dict[str, Any]:
+    """Every intervention, alone and composed at random, by engine and by hooks."""
+    generator = random.Random(0)
+    chosen = [one for one in _every_kind(chain) if _fits(chain, one)]
+    alone = len(chosen)
+    attempts = (_drawn(chain, generator) for _ in range(50))
+    fitting = (one for one in attempts if _fits(chain, one))
+    chosen += itertools.islice(fitting, COMPOSITIONS if len(chain) > 1 else 0)
+    with torch.no_grad():
+        inputs = arguments[1] or arguments[0]
+        means = branch_means(chain, [(inputs, None)])
+    engine = Engine(chain, [bind(one, chain.outline) for one in chosen], means=means)
+    outputs = dict(engine.logits(*arguments[0], **arguments[1]))
+    errors, effects, refused = [], [], []
+    for number, plan in enumerate(engine.plans):
+        try:
+            with edited_by_plan(chain, plan, means):
+                hooks = _output(chain.model, arguments)
+        except InterventionError as error:
+            refused.append(f"{plan}: {error}")
+            continue
+        errors.append(_distance(outputs[number], hooks, full))
+        if number < alone:
+            effects.append(_distance(hooks, full, full))
+    return {
+        "rewired": [str(one) for one in chosen],
+        "rewired_error": max(errors),
+        "rewired_effect": min(effects),
+        "rewired_refused": refused,
     }
 
 
