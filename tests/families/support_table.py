@@ -86,8 +86,9 @@ blocks and kinds of shortcut, in having none, or in the refusal of several strea
 logit, in units of the largest logit: *chain* against the model; *hooks*: engine against hooks, over
 the deletions and an exchange of two neighbours; *copy*: engine against a deep copy whose layers are
 exchanged or taken out, where they stand in a container; *rewired*: engine against hooks over every
-other intervention, alone and composed at random, with their number and that of those that hooks
-refuse by name; *apart*: shortcut plus branch, and their gradients, against the block. *Effect*: the
+other intervention, alone and composed at random, with their number, that of those that hooks refuse
+by name, and that of unstable nets, which are left out: there an input that is moved by 50 units in
+the last place moves the logits by more than engine and hooks differ; *apart*: shortcut plus branch, and their gradients, against the block. *Effect*: the
 least that a deletion or the exchange moved the logits. *Work*: floating-point operations of the
 engine over those of a forward pass per plan. Studies: D deletion, S exchange (`-` where no two
 neighbours have equal shapes), G shortcut and branch apart, for gradients. float64, or (32)
@@ -141,6 +142,7 @@ def _table_row(record: dict[str, Any]) -> str:
         difference("taken_out_error", "exchange_error"),
         f"{difference('rewired_error')} ({len(record['rewired'])}"
         + f", {len(record['rewired_refused'])} refused" * bool(record["rewired_refused"])
+        + f", {len(record['rewired_unstable'])} unstable" * bool(record["rewired_unstable"])
         + ")",
         difference("apart_error"),
         f"{record['least_effect']:.0e}",

@@ -446,15 +446,22 @@ def _rewired(chain: Chain, arguments: Any, full: Tensor) -> dict[str, Any]:
         means = branch_means(chain, [(inputs, None)])
     engine = Engine(chain, [bind(one, chain.outline) for one in chosen], means=means)
     outputs = dict(engine.logits(*arguments[0], **arguments[1]))
-    errors, effects, refused = [], [], []
+    errors, effects, refused, unstable = [], [], [], []
+    most = 1e-10 if full.dtype == torch.float64 else 1e-4
     for number, plan in enumerate(engine.plans):
         try:
             with edited_by_plan(chain, plan, means):
                 hooks = _output(chain.model, arguments)
-        except InterventionError as error:
-            refused.append(f"{plan}: {error}")
+                error = _distance(outputs[number], hooks, full)
+                if error > most:
+                    moved = _distance(_output(chain.model, _jogged(arguments)), hooks, full)
+                    if moved > error:
+                        unstable.append(f"{plan}: {error:.1e}, input jogged {moved:.1e}")
+                        continue
+        except InterventionError as refusal:
+            refused.append(f"{plan}: {refusal}")
             continue
-        errors.append(_distance(outputs[number], hooks, full))
+        errors.append(error)
         if number < alone:
             effects.append(_distance(hooks, full, full))
     return {
@@ -462,7 +469,21 @@ def _rewired(chain: Chain, arguments: Any, full: Tensor) -> dict[str, Any]:
         "rewired_error": max(errors),
         "rewired_effect": min(effects),
         "rewired_refused": refused,
+        "rewired_unstable": unstable,
     }
+
+
+def _jogged(arguments: Any) -> Any:
+    """The same, moved by about what rounding adds up to within a net."""
+    generator = torch.Generator().manual_seed(0)
+
+    def jog(leaf: Tensor) -> Tensor:
+        if not leaf.is_floating_point():
+            return leaf
+        noise = torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype)
+        return leaf * (1 + 50 * torch.finfo(leaf.dtype).eps * noise)
+
+    return pytree.tree_map(jog, arguments)
 
 
 def main() -> None:
