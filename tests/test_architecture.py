@@ -36,7 +36,6 @@ ALLOWED: dict[str, str] = {
     "statistics": "errors",
     "results": "errors paths.lengths statistics",
     "figures": "errors results",
-    "path_figures": "errors figures results",
     # Nets and data.
     "bundled": "errors",
     "weights_file": "errors",
@@ -54,7 +53,7 @@ ALLOWED: dict[str, str] = {
 }
 
 # Imports inside a function: a result draws itself, but only when it is asked to.
-DEFERRED = {("results", "figures"), ("results", "path_figures")}
+DEFERRED = {("results", "figures")}
 
 WITHOUT_TORCH = (
     "errors",
@@ -64,7 +63,6 @@ WITHOUT_TORCH = (
     "statistics",
     "results",
     "figures",
-    "path_figures",
 )
 
 LONGEST_FILE = 500

@@ -464,3 +464,31 @@ def test_a_layer_of_a_transformer_is_scaled_as_a_whole():
     expected = model.head((h + change(3, h)).mean(1))
     with edited(chain, Scale(0, 0.3) | Parallel(1, 2, "mean")):
         assert error(model(x, mask), expected) <= EXACT
+
+
+@pytest.mark.parametrize("value", ["mean", "resample"])
+def test_values_of_other_examples_need_a_sum_by_example(value):
+    """Positions may come first, or be joined with the examples: rows are then no examples."""
+
+    class Sequences(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x):
+            x = x + self.layers[0](x).relu()
+            x = x.transpose(0, 1)
+            x = x + self.layers[1](x).relu()
+            x = x.transpose(0, 1).reshape(-1, 4)
+            x = x + self.layers[2](x).relu()
+            return x.reshape(-1, 3, 4).mean(1)
+
+    chain = unravel(Sequences().eval(), torch.randn(2, 3, 4))
+    assert [block.by_example for block in chain] == [True, False, False]
+    bind(Replace(0, value) | Replace(1, "zero"), chain.outline)
+    message = (
+        rf"^Block 2 \(block#2\) adds up values whose first dimension does not count examples, so "
+        rf"its branch cannot be replaced by {value}; by zero it can\.$"
+    )
+    with pytest.raises(InterventionError, match=message):
+        bind(Replace(2, value), chain.outline)

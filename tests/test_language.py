@@ -225,7 +225,7 @@ def test_an_interrupted_study_keeps_what_is_done_in_the_order_of_the_data(
     def interrupt(evaluations: int) -> None:
         nonlocal done
         done += evaluations
-        if done > sequences_done * study.engine.cost.block_evaluations:
+        if done > sequences_done * study.experiment.engine.cost.block_evaluations:
             raise KeyboardInterrupt
 
     result = study.run(interrupt)
@@ -256,16 +256,16 @@ def test_the_cost_is_known_beforehand_and_told_as_it_is_paid(gpt2):
     told: list[int] = []
     study.run(told.append)
     assert sum(told) == study.work == 6 * len(LENGTHS)
-    assert study.expected_seconds > 0
+    assert study.experiment.expected_seconds > 0
 
 
 def test_batches_shrink_where_the_logits_are_large(gpt2, monkeypatch):
     numbers = LONGEST * VOCABULARY
     monkeypatch.setattr(
-        ensemble_view.studies.lesions, "_MOST_NUMBERS", {"cpu": 4 * numbers, "cuda": 4 * numbers}
+        ensemble_view.studies.experiment, "_MOST_NUMBERS", {"cpu": 4 * numbers, "cuda": 4 * numbers}
     )
     study = prepare_lesions(gpt2, text(*[64] * 40), blocks="0")
-    assert study.calibration.batch_size <= 4
+    assert study.experiment.calibration.batch_size <= 4
 
 
 def test_a_limit_chooses_sequences(gpt2, studied):

@@ -13,8 +13,9 @@ and proves that the chain equals it. An intervention (``Delete(3) | Swap(7, 8)``
 to a chain it is a plan; plans are sorted into a trie and the engine runs each distinct prefix once
 (``alteration`` puts together what a block runs that is not just kept or deleted).
 ``edited`` does the same to the unmodified model for the length of a ``with``, one forward pass per
-plan, and is what the engine is tested against. Studies such as ``lesion`` put the parts together
-and return results with an interval on everything. The command line calls the same studies.
+plan, and is what the engine is tested against. Studies such as ``lesion`` choose interventions,
+run them as an experiment (``studies.experiment``), and return results with an interval on
+everything (``results.study``). The command line calls the same studies.
 
 ``count_paths`` counts the paths through the blocks; ``gradients_by_length`` takes a chain and a
 batch, carries one cotangent per length back through the parts of each block (paths), and says which

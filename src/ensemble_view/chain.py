@@ -45,6 +45,8 @@ class Block:
         shape_in: Shape of the block's input without the batch dimension.
         shape_out: Shape of its output without the batch dimension.
         units: The residual sums that the block is made of, where these are several.
+        by_example: Whether the first dimension of its sum counts examples: not where a model joins
+            it with positions, or puts these first.
 
     Example:
         >>> import torch
@@ -65,6 +67,7 @@ class Block:
     shape_in: tuple[int, ...] = ()
     shape_out: tuple[int, ...] = ()
     units: tuple[Block, ...] = ()
+    by_example: bool = True
 
     @classmethod
     def of_units(cls, index: int, name: str, units: Sequence[Block]) -> Block:
@@ -105,6 +108,7 @@ class Block:
             shape_in=units[0].shape_in,
             shape_out=last.shape_out,
             units=tuple(units),
+            by_example=last.by_example,
         )
 
     def preceded_by(self, link: Part, shape_in: tuple[int, ...]) -> Block:
@@ -329,6 +333,7 @@ class Chain:
                     block.shape_out,
                     block.deletable,
                     block.is_residual,
+                    block.by_example,
                 )
                 for block in self.blocks
             ),

@@ -24,7 +24,8 @@ _UNTREATED = Treatment()
 class Slot:
     """What a plan must know of one block: name, shapes, whether it can be deleted, has a shortcut.
 
-    A plain unit, which has no shortcut, can be deleted where it keeps the shape.
+    A plain unit, which has no shortcut, can be deleted where it keeps the shape. A branch can be
+    replaced by values of other examples where its first dimension counts examples.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Slot:
     shape_out: tuple[int, ...]
     deletable: bool
     has_shortcut: bool = True
+    by_example: bool = True
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -286,6 +288,11 @@ def _check_treatment(index: int, arranged: Arrangement, slot: Slot, *, beside: b
     if not done.shortcut and beside:
         raise InterventionError(
             f"{title} runs beside others, with one shortcut for all; its own cannot be dropped."
+        )
+    if done.branch in ("mean", "resample") and not slot.by_example:
+        raise InterventionError(
+            f"{title} adds up values whose first dimension does not count examples, so its branch "
+            f"cannot be replaced by {done.branch}; by zero it can."
         )
     if not slot.deletable:
         verb = {"own": "scaled", "zero": "deleted"}.get(done.branch, "replaced")

@@ -6,7 +6,6 @@ one sentence on standard error.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import typer
 import ensemble_view
 from ensemble_view.bench import bench as run_bench
 from ensemble_view.bench import overhead as run_overhead
+from ensemble_view.cli.ending import finish
 from ensemble_view.cli.opening import command_line, device_named, load, open_named
 from ensemble_view.cli.options import (
     Arch,
@@ -155,23 +155,13 @@ def lesion(
         batch_size=batch_size,
         command=command_line(),
     )
-    typer.echo(str(study), err=as_json)
-    with progress_bar("lesions", study.work) as advance:
-        result = study.run(advance)
-    if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2, allow_nan=False))
-    else:
-        typer.echo(f"\n{result!r}")
-    if out is not None:
-        result.save(out)
-        typer.echo(f"Saved to {out}.", err=True)
-    if result.interrupted:
-        typer.echo(
-            f"Stopped after {result.baseline.n:,} of {len(opened):,} {opened.unit}; the result is "
-            "of these.",
-            err=True,
-        )
-        raise typer.Exit(1)
+    finish(
+        study,
+        "lesions",
+        as_json=as_json,
+        out=out,
+        whole=f"{len(opened):,} {opened.unit}",
+    )
 
 
 @app.command()

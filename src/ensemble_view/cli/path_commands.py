@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 import ensemble_view
+from ensemble_view.cli.ending import finish, show
 from ensemble_view.cli.opening import command_line, load, open_named
 from ensemble_view.cli.options import (
     Arch,
@@ -28,7 +28,7 @@ from ensemble_view.cli.options import (
     Std,
     TrustPickle,
 )
-from ensemble_view.cli.progress import progress_bar, stages
+from ensemble_view.cli.progress import stages
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.lengths import iterate_paths
 from ensemble_view.results.files import prepare_folder
@@ -78,18 +78,12 @@ def paths(
         )
     name = checkpoint.path.stem if checkpoint.path is not None else checkpoint.architecture
     counts = count_paths(chain, name)
-    if as_json:
-        typer.echo(json.dumps(counts.to_json(), indent=2, allow_nan=False))
-    else:
-        typer.echo(repr(counts))
-        if list_paths:
-            names = [block.name for block in chain]
-            typer.echo("\nEach path by the blocks whose branch it takes:")
-            for path in iterate_paths(len(chain)):
-                typer.echo(f"{len(path):>4}  {', '.join(names[index] for index in path) or '-'}")
-    if out is not None:
-        counts.save(out)
-        typer.echo(f"Saved to {out}.", err=True)
+    show(counts, as_json=as_json, out=out)
+    if list_paths and not as_json:
+        names = [block.name for block in chain]
+        typer.echo("\nEach path by the blocks whose branch it takes:")
+        for path in iterate_paths(len(chain)):
+            typer.echo(f"{len(path):>4}  {', '.join(names[index] for index in path) or '-'}")
 
 
 def gradients(
@@ -184,20 +178,10 @@ def gradients(
         batch_size=batch_size,
         command=command_line(),
     )
-    typer.echo(str(study), err=as_json)
-    with progress_bar("gradients", study.work) as advance:
-        result = study.run(advance)
-    if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2, allow_nan=False))
-    else:
-        typer.echo(f"\n{result!r}")
-    if out is not None:
-        result.save(out)
-        typer.echo(f"Saved to {out}.", err=True)
-    if result.interrupted:
-        typer.echo(
-            f"Stopped after {result.cost.examples:,} of {len(opened):,} examples; the result is "
-            "of these.",
-            err=True,
-        )
-        raise typer.Exit(1)
+    finish(
+        study,
+        "gradients",
+        as_json=as_json,
+        out=out,
+        whole=f"{len(opened):,} examples",
+    )

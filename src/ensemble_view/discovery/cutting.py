@@ -65,6 +65,7 @@ def _block(cutter: _Cutter, index: int, span: Span) -> Block:
         shortcut_kind=span.shortcut_kind,
         shape_in=shape_of(span.entry),
         shape_out=shape_of(span.exit),
+        by_example=cutter.is_by_example(span.total),
     )
 
 
@@ -80,6 +81,11 @@ class _Cutter:
         for node in captured.graph.nodes:
             if not self._depends_on_input.isdisjoint(node.all_input_nodes):
                 self._depends_on_input.add(node)
+
+    def is_by_example(self, node: fx.Node) -> bool:
+        """Whether the first dimension of a value is that of an input: its size is the batch's."""
+        inputs = [given for given in self._captured.inputs if given is not None]
+        return _leading_size(node) in map(_leading_size, inputs)
 
     def part(self, source: fx.Node, targets: Sequence[fx.Node]) -> Part:
         """Cut what lies between a trunk value and the sum of the targets."""
@@ -221,3 +227,9 @@ class _Stem(nn.Module):
                 f"with {spec}. Unravel the model again with such an example."
             )
         return cast("tuple[Tensor, Context]", self.part(*leaves))
+
+
+def _leading_size(node: fx.Node) -> str | None:
+    """The first dimension as a formula of the batch size, such as ``s72`` or ``16*s72``."""
+    shape = node.meta["val"].shape
+    return str(shape[0]) if shape else None

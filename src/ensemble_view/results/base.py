@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.results import files, text
-from ensemble_view.results.files import ResultError
 from ensemble_view.results.records import Cost, ExampleArrays, Lesion, NotDeletable, Provenance
+from ensemble_view.results.study import StudyResult
 from ensemble_view.statistics import holm
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = ["LesionStudyResult"]
-
-_VERSION = 1
 
 OutcomesT = TypeVar("OutcomesT", bound=ExampleArrays)
 
 
 @dataclass(frozen=True, repr=False)
-class LesionStudyResult(ABC, Generic[OutcomesT]):
+class LesionStudyResult(StudyResult, Generic[OutcomesT]):
     """Each lesion's outcomes beside the full net's, with provenance and cost.
 
     Attributes:
@@ -44,7 +40,8 @@ class LesionStudyResult(ABC, Generic[OutcomesT]):
         interrupted: whether the study was stopped early; the outcomes then hold fewer examples.
     """
 
-    kind: ClassVar[str]
+    table_name = "lesions"
+    figure_name = "lesion"
     outcomes_type: ClassVar[type[ExampleArrays]]
     columns: ClassVar[tuple[str, ...]]
 
@@ -73,19 +70,6 @@ class LesionStudyResult(ABC, Generic[OutcomesT]):
     @abstractmethod
     def _row(self, index: int) -> dict[str, Any]:
         """What one lesion's outcomes say; ``p_value`` is corrected afterwards."""
-
-    @property
-    @abstractmethod
-    def summary(self) -> str:
-        """The result in plain words."""
-
-    @abstractmethod
-    def plot(self) -> Figure:
-        """Draw the result.
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
 
     @property
     def _wording(self) -> text.Wording:
@@ -140,103 +124,54 @@ class LesionStudyResult(ABC, Generic[OutcomesT]):
         shared = {field.name for field in fields(LesionStudyResult)}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
 
-    def to_json(self) -> dict[str, Any]:
-        """Give the content of ``results.json``.
+    def _record(self) -> dict[str, Any]:
+        return {
+            "baseline": asdict(self.baseline),
+            **{field.name: getattr(self.provenance, field.name) for field in fields(Provenance)},
+            "cost": asdict(self.cost),
+            "seconds": self.seconds,
+            "level": self.level,
+            "interrupted": self.interrupted,
+            "block_count": self.block_count,
+            **self._own,
+            "lesions": [
+                {**row, "names": lesion.names, "indices": lesion.blocks}
+                for row, lesion in zip(self._rows, self.lesions, strict=True)
+            ],
+            "not_deletable": [asdict(block) for block in self.not_deletable],
+        }
 
-        Returns:
-            Plain JSON values; nan is None.
-        """
-        return dict(
-            files.plain(
-                {
-                    "kind": self.kind,
-                    "version": _VERSION,
-                    "baseline": asdict(self.baseline),
-                    **{field.name: getattr(self.provenance, field.name)
-                       for field in fields(Provenance)},
-                    "cost": asdict(self.cost),
-                    "seconds": self.seconds,
-                    "level": self.level,
-                    "interrupted": self.interrupted,
-                    "block_count": self.block_count,
-                    **self._own,
-                    "lesions": [
-                        {**row, "names": lesion.names, "indices": lesion.blocks}
-                        for row, lesion in zip(self._rows, self.lesions, strict=True)
-                    ],
-                    "not_deletable": [asdict(block) for block in self.not_deletable],
-                    "summary": self.summary,
-                }
-            )
-        )  # fmt: skip
+    @property
+    def stopped_after(self) -> int | None:
+        """How many examples the result is of, if the user stopped the study early."""
+        return self.baseline.n if self.interrupted else None
 
-    def save(self, folder: str | Path) -> None:
-        """Write the table, the record, the outcomes and the figure into a folder.
-
-        Args:
-            folder: made if missing; receives ``lesions.csv``, ``results.json``, ``outcomes.npz``,
-                ``lesion.pdf`` and ``lesion.png``. Equal results give equal files.
-
-        Raises:
-            ResultError: if the folder cannot be written to.
-        """
-        from ensemble_view.figures import save_figure
-
-        folder = Path(folder)
-        files.prepare_folder(folder)
-        files.write_arrays(folder / "outcomes.npz", self.outcomes.arrays)
-        files.write_text(
-            folder / "lesions.csv", self.frame.to_csv(index=False, lineterminator="\n")
-        )
-        figure = self.plot()
-        for suffix in ("pdf", "png"):
-            with files.writing(folder / f"lesion.{suffix}"):
-                save_figure(figure, folder / f"lesion.{suffix}")
-        # Last, because its presence marks a complete result.
-        files.write_json(folder / "results.json", self.to_json())
+    @property
+    def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The outcomes of every example."""
+        return self.outcomes.arrays
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read back what :meth:`save` wrote.
-
-        Args:
-            folder: a folder with ``results.json`` and ``outcomes.npz``.
-
-        Returns:
-            A result equal to the saved one; its statistics derive anew from the outcomes.
-
-        Raises:
-            ResultError: if the folder holds no result, or one of another kind or version.
-        """
-        folder = Path(folder)
-        content = files.read_json(folder / "results.json", cls.kind, _VERSION)
+    def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
         arrays = files.read_arrays(
             folder / "outcomes.npz", [field.name for field in fields(cls.outcomes_type)]
         )
         shared = {field.name for field in fields(LesionStudyResult)}
-        try:
-            found: dict[str, Any] = {
-                "lesions": tuple(_lesion_from_json(row) for row in content["lesions"]),
-                "outcomes": cls.outcomes_type(**arrays),
-                "cost": Cost(**content["cost"]),
-                "provenance": Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
-                "not_deletable": tuple(NotDeletable(**b) for b in content["not_deletable"]),
-            }
-            as_they_are = ("seconds", "block_count", "level", "interrupted")
-            own = [field.name for field in fields(cls) if field.name not in shared]
-            return cls(**found, **{name: content[name] for name in (*as_they_are, *own)})
-        except (KeyError, TypeError, MeasurementError) as error:
-            raise ResultError(
-                f"The files in {folder} do not fit together ({error}); expected results.json and "
-                "outcomes.npz of one run; run the study again."
-            ) from error
+        found: dict[str, Any] = {
+            "lesions": tuple(_lesion_from_json(row) for row in content["lesions"]),
+            "outcomes": cls.outcomes_type(**arrays),
+            "cost": Cost(**content["cost"]),
+            "provenance": Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
+            "not_deletable": tuple(NotDeletable(**b) for b in content["not_deletable"]),
+        }
+        as_they_are = ("seconds", "block_count", "level", "interrupted")
+        own = [field.name for field in fields(cls) if field.name not in shared]
+        return cls(**found, **{name: content[name] for name in (*as_they_are, *own)})
 
-    def __repr__(self) -> str:
-        table = text.text_table(self.frame, self._wording)
-        return f"{table}\n\n{text.wrapped(self.summary)}"
-
-    def _repr_html_(self) -> str:
-        return text.html_table(self.frame, self.summary)
+    @property
+    def table(self) -> str:
+        """One row per lesion; a star marks those of a shape-changing block."""
+        return text.text_table(self.frame, self._wording)
 
 
 def _lesion_from_json(row: Mapping[str, Any]) -> Lesion:

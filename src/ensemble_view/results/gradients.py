@@ -13,9 +13,9 @@ import pandas as pd
 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.lengths import PathLengths, smallest_interval
-from ensemble_view.results import files, gradients_text
-from ensemble_view.results.files import ResultError
+from ensemble_view.results import gradients_text
 from ensemble_view.results.records import Provenance
+from ensemble_view.results.study import StudyResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,6 @@ __all__ = [
     "LengthRow",
 ]
 
-_KIND, _VERSION = "gradients by path length", 1
 _SHARE = 0.95
 
 
@@ -123,7 +122,7 @@ class EffectiveLengths:
 
 
 @dataclass(frozen=True, repr=False)
-class GradientsByLength:
+class GradientsByLength(StudyResult):
     """The gradient that paths carry, by their length.
 
     Attributes:
@@ -155,6 +154,10 @@ class GradientsByLength:
         1       1      2          6.0     0.3750
         2       2      1          9.0     0.5625
     """
+
+    kind = "gradients by path length"
+    table_name = "gradients"
+    figure_name = "gradients"
 
     rows: tuple[LengthRow, ...]
     settings: GradientSettings
@@ -254,95 +257,43 @@ class GradientsByLength:
         Returns:
             A matplotlib figure that belongs to no window.
         """
-        from ensemble_view.path_figures import gradients_figure
+        from ensemble_view.figures import gradients_figure
 
         return gradients_figure(self)
 
-    def to_json(self) -> dict[str, Any]:
-        """Give the content of ``results.json``.
+    @property
+    def stopped_after(self) -> int | None:
+        """How many examples the result is of, if the user stopped the study early."""
+        return self.cost.examples if self.interrupted else None
 
-        Returns:
-            Plain JSON values.
-        """
-        return dict(
-            files.plain(
-                {
-                    "kind": _KIND,
-                    "version": _VERSION,
-                    **{field.name: getattr(self.provenance, field.name)
-                       for field in fields(Provenance)},
-                    "settings": asdict(self.settings),
-                    "cost": asdict(self.cost),
-                    "negative_mass": self.negative_mass,
-                    "undefined": self.undefined,
-                    "seconds": self.seconds,
-                    "interrupted": self.interrupted,
-                    "effective": {name: asdict(each) for name, each in self.effective.items()},
-                    "rows": [asdict(row) for row in self.rows],
-                    "summary": self.summary,
-                }
-            )
-        )  # fmt: skip
-
-    def save(self, folder: str | Path) -> None:
-        """Write the table, the record and the figure into a folder.
-
-        Args:
-            folder: made if missing; receives ``gradients.csv``, ``results.json``,
-                ``gradients.pdf`` and ``gradients.png``. Equal results give equal files.
-
-        Raises:
-            ResultError: if the folder cannot be written to.
-        """
-        from ensemble_view.figures import save_figure
-
-        folder = Path(folder)
-        files.prepare_folder(folder)
-        files.write_text(
-            folder / "gradients.csv", self.frame.to_csv(index=False, lineterminator="\n")
-        )
-        figure = self.plot()
-        for suffix in ("pdf", "png"):
-            with files.writing(folder / f"gradients.{suffix}"):
-                save_figure(figure, folder / f"gradients.{suffix}")
-        # Last, because its presence marks a complete result.
-        files.write_json(folder / "results.json", self.to_json())
+    def _record(self) -> dict[str, Any]:
+        return {
+            **{field.name: getattr(self.provenance, field.name) for field in fields(Provenance)},
+            "settings": asdict(self.settings),
+            "cost": asdict(self.cost),
+            "negative_mass": self.negative_mass,
+            "undefined": self.undefined,
+            "seconds": self.seconds,
+            "interrupted": self.interrupted,
+            "effective": {name: asdict(each) for name, each in self.effective.items()},
+            "rows": [asdict(row) for row in self.rows],
+        }
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read back what :meth:`save` wrote.
+    def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
+        settings = {**content["settings"], "methods": tuple(content["settings"]["methods"])}
+        return cls(
+            rows=tuple(LengthRow(**row) for row in content["rows"]),
+            settings=GradientSettings(**settings),
+            cost=GradientCost(**content["cost"]),
+            negative_mass=content["negative_mass"],
+            undefined=content["undefined"],
+            seconds=content["seconds"],
+            provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
+            interrupted=content["interrupted"],
+        )
 
-        Args:
-            folder: a folder with ``results.json``.
-
-        Returns:
-            A result equal to the saved one.
-
-        Raises:
-            ResultError: if the folder holds no result, or one of another kind or version.
-        """
-        folder = Path(folder)
-        content = files.read_json(folder / "results.json", _KIND, _VERSION)
-        try:
-            settings = {**content["settings"], "methods": tuple(content["settings"]["methods"])}
-            return cls(
-                rows=tuple(LengthRow(**row) for row in content["rows"]),
-                settings=GradientSettings(**settings),
-                cost=GradientCost(**content["cost"]),
-                negative_mass=content["negative_mass"],
-                undefined=content["undefined"],
-                seconds=content["seconds"],
-                provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
-                interrupted=content["interrupted"],
-            )
-        except (KeyError, TypeError, MeasurementError) as error:
-            raise ResultError(
-                f"The results.json in {folder} is not whole ({error}); expected the one that "
-                "save() wrote; run the study again."
-            ) from error
-
-    def __repr__(self) -> str:
-        return gradients_text.text(self)
-
-    def _repr_html_(self) -> str:
-        return gradients_text.html_text(self)
+    @property
+    def table(self) -> str:
+        """One row per length."""
+        return gradients_text.table(self)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ensemble_view.results.text import html_table, shortened_count, wrapped
+from ensemble_view.results.text import shortened_count
 
 if TYPE_CHECKING:
     from ensemble_view.results.gradients import GradientsByLength
 
-__all__ = ["NAMES", "html_text", "summary", "text"]
+__all__ = ["NAMES", "summary", "table"]
 
 NAMES = {
     "projected": "projected (share of the gradient)",
@@ -29,8 +29,8 @@ _HEADS = {
 }
 
 
-def text(result: GradientsByLength) -> str:
-    """Lay out a result as a table with its summary below.
+def table(result: GradientsByLength) -> str:
+    """Lay out a result as a table.
 
     Args:
         result: gradients by path length.
@@ -66,19 +66,7 @@ def text(result: GradientsByLength) -> str:
         )
     if any(row.energy_reliable is False for row in shown):
         lines.append("? the groups are skewed: this error is not reliable")
-    return "\n".join(lines) + "\n\n" + wrapped(result.summary)
-
-
-def html_text(result: GradientsByLength) -> str:
-    """Lay out a result as an HTML table with its summary below.
-
-    Args:
-        result: gradients by path length.
-
-    Returns:
-        An HTML fragment in which all text is escaped.
-    """
-    return html_table(result.frame, result.summary)
+    return "\n".join(lines)
 
 
 def summary(result: GradientsByLength) -> str:

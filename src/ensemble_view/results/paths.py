@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
 from ensemble_view.paths.lengths import PathLengths, surviving_share
-from ensemble_view.results import files
-from ensemble_view.results.text import html_table, shortened_count, wrapped
+from ensemble_view.results.study import StudyResult
+from ensemble_view.results.text import shortened_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
 @dataclass(frozen=True, repr=False)
-class PathCounts:
+class PathCounts(StudyResult):
     """How many paths lead through a net.
 
     Attributes:
@@ -37,6 +38,10 @@ class PathCounts:
            length    paths  surviving_10
         5       5  3162510         0.343
     """
+
+    kind = "paths"
+    table_name = "paths"
+    figure_name = "paths"
 
     name: str
     blocks: PathLengths
@@ -98,55 +103,40 @@ class PathCounts:
         Returns:
             A matplotlib figure that belongs to no window.
         """
-        from ensemble_view.path_figures import paths_figure
+        from ensemble_view.figures import paths_figure
 
         return paths_figure(self)
 
-    def to_json(self) -> dict[str, Any]:
-        """Give the content of ``results.json``.
+    def _record(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "blocks": self.frame.to_dict("records"),
+            "layers": None if self.layers is None else self.layers_frame.to_dict("records"),
+        }
 
-        Returns:
-            Plain JSON values.
-        """
-        return dict(
-            files.plain(
-                {
-                    "kind": "paths",
-                    "version": 1,
-                    "name": self.name,
-                    "blocks": self.frame.to_dict("records"),
-                    "layers": None if self.layers is None else self.layers_frame.to_dict("records"),
-                    "summary": self.summary,
-                }
-            )
+    @classmethod
+    def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
+        def lengths(rows: list[dict[str, Any]]) -> PathLengths:
+            paths = {row["length"]: row["paths"] for row in rows}
+            return PathLengths(tuple(paths.get(length, 0) for length in range(max(paths) + 1)))
+
+        layers = content["layers"]
+        return cls(
+            content["name"],
+            lengths(content["blocks"]),
+            None if layers is None else lengths(layers),
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write the tables, the record and the figure into a folder.
-
-        Args:
-            folder: made if missing; receives ``paths.csv``, ``results.json``, ``paths.pdf``,
-                ``paths.png`` and, where layers are known, ``layers.csv``.
-
-        Raises:
-            ResultError: if the folder cannot be written to.
-        """
-        from ensemble_view.figures import save_figure
-
-        folder = Path(folder)
-        files.prepare_folder(folder)
-        tables = {"paths": self.frame} | (
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Lengths in branches and, where they are known, in layers."""
+        return {"paths": self.frame} | (
             {} if self.layers is None else {"layers": self.layers_frame}
         )
-        for name, frame in tables.items():
-            files.write_text(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-        figure = self.plot()
-        for suffix in ("pdf", "png"):
-            with files.writing(folder / f"paths.{suffix}"):
-                save_figure(figure, folder / f"paths.{suffix}")
-        files.write_json(folder / "results.json", self.to_json())
 
-    def __repr__(self) -> str:
+    @property
+    def table(self) -> str:
+        """One row per length in branches, and the shares left after deletions."""
         heads = "".join(f"{deleted:>8}" for deleted in self.surviving)
         lines = [
             f"{'':33}   left after deleting",
@@ -156,10 +146,7 @@ class PathCounts:
             left = "".join(f"{row[f'surviving_{deleted}']:8.3f}" for deleted in self.surviving)
             paths = shortened_count(row["paths"], 17)
             lines.append(f"{row['length']:>6} {paths:>17} {row['share']:8.2%}{left}")
-        return "\n".join(lines) + "\n\n" + wrapped(self.summary)
-
-    def _repr_html_(self) -> str:
-        return html_table(self.frame, self.summary)
+        return "\n".join(lines)
 
 
 def _spread(lengths: PathLengths, unit: str) -> str:

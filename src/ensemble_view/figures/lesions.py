@@ -1,14 +1,11 @@
-"""Figures of results, ready for print; they draw what a result says and compute nothing of it."""
+"""Figures of lesions: what each deletion does, for one net or several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import seaborn as sns
@@ -19,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from ensemble_view.errors import MeasurementError
+from ensemble_view.figures.style import COLUMN_WIDTH, FULL_WIDTH, GREY, legend, paper_style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,21 +24,7 @@ if TYPE_CHECKING:
     from ensemble_view.results import LesionResult, LesionStudyResult
     from ensemble_view.results.records import Lesion
 
-__all__ = [
-    "COLUMN_WIDTH",
-    "FULL_WIDTH",
-    "comparison_figure",
-    "lesion_figure",
-    "measured_figure",
-    "paper_style",
-    "save_figure",
-]
-
-COLUMN_WIDTH = 3.3
-"""Width in inches of one column of a two-column page."""
-
-FULL_WIDTH = 6.9
-"""Width in inches of a whole page."""
+__all__ = ["comparison_figure", "lesion_figure", "measured_figure"]
 
 _Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -54,22 +38,6 @@ _CHARACTERS_PER_INCH = 14
 # Small, because an interval of a percentage point must stick out of its marker.
 _MARKER_SIZE = 2.7
 _MARKERS = "osDv^P"
-_GREY = "0.45"
-_STYLE: Any = {
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.6,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "savefig.dpi": 300,
-    # TrueType, because many publishers refuse type 3 fonts.
-    "pdf.fonttype": 42,
-}
 
 
 def lesion_figure(result: LesionResult) -> Figure:
@@ -103,7 +71,7 @@ def lesion_figure(result: LesionResult) -> Figure:
         if zoom is not None:
             _enlarge(panels[1], points, zoom)
         _name_places(panels[-1], result, places, single=single)
-        _legend(figure, handles)
+        legend(figure, handles)
     return figure
 
 
@@ -164,7 +132,7 @@ def measured_figure(
         handles += _lesion_points(axes, points, single=single)
         handles += _not_deletable(axes, result, single=single)
         _name_places(axes, result, places, single=single)
-        _legend(figure, handles)
+        legend(figure, handles)
     return figure
 
 
@@ -206,47 +174,8 @@ def comparison_figure(results: Mapping[str, LesionResult]) -> Figure:
         handles += _shared_handles(axes, list(results.values()))
         axes.set_xlim(0, 1)
         axes.set_xlabel("Relative position of the deleted block")
-        _legend(figure, handles)
+        legend(figure, handles)
     return figure
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PDF with embedded TrueType fonts, PNG or SVG, without the date.
-
-    Args:
-        figure: what to write; equal figures give equal files.
-        path: the file; its suffix decides the format.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     save_figure(Figure(), Path(folder, "empty.pdf"))
-        ...     Path(folder, "empty.pdf").read_bytes()[:5]
-        b'%PDF-'
-    """
-    dates: dict[str, dict[str, None]] = {
-        ".pdf": {"CreationDate": None},
-        ".svg": {"Date": None},
-        ".png": {},
-    }
-    with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "ensemble_view"}):
-        figure.savefig(path, metadata=dates.get(Path(path).suffix.lower()), dpi=300)
-
-
-@contextmanager
-def paper_style() -> Iterator[None]:
-    """Use the fonts and lines of all figures here.
-
-    Yields:
-        Nothing.
-
-    Example:
-        >>> with paper_style():
-        ...     mpl.rcParams["xtick.labelsize"]
-        7.0
-    """
-    with sns.axes_style("ticks"), sns.plotting_context("paper"), mpl.rc_context(_STYLE):
-        yield
 
 
 @dataclass(frozen=True)
@@ -330,7 +259,7 @@ def _reference_lines(axes: Axes, result: LesionResult) -> list[Line2D | Patch]:
             label=f"full net ({error:.1%})",
         ),
         axes.axhline(
-            chance, color=_GREY, linewidth=0.8, dashes=(1, 1.5), zorder=1,
+            chance, color=GREY, linewidth=0.8, dashes=(1, 1.5), zorder=1,
             label=f"chance ({chance:.1%})",
         ),
     ]  # fmt: skip
@@ -393,14 +322,14 @@ def _shared_handles(axes: Axes, results: Sequence[LesionResult]) -> list[Line2D 
     """Legend entries that all nets share, and the chance lines, one for each distinct value."""
     handles: list[Line2D | Patch] = []
     if any(lesion.changes_shape for result in results for lesion in result.lesions):
-        handles.append(_handle("shape-changing block", "o", _GREY, hollow=True))
+        handles.append(_handle("shape-changing block", "o", GREY, hollow=True))
     if any(result.not_deletable for result in results):
-        handles.append(_handle("not deletable", "|", _GREY))
-    handles.append(Line2D([], [], color=_GREY, linewidth=0.8, dashes=(4, 2), label="full net"))
+        handles.append(_handle("not deletable", "|", GREY))
+    handles.append(Line2D([], [], color=GREY, linewidth=0.8, dashes=(4, 2), label="full net"))
     for chance in sorted({1 - result.baseline.chance for result in results}):
         handles.append(
             axes.axhline(
-                chance, color=_GREY, linewidth=0.8, dashes=(1, 1.5), zorder=1,
+                chance, color=GREY, linewidth=0.8, dashes=(1, 1.5), zorder=1,
                 label=f"chance ({chance:.1%})",
             )
         )  # fmt: skip
@@ -458,13 +387,3 @@ def _name_sets(axes: Axes, labels: Sequence[str]) -> None:
 
 def _shortened(label: str) -> str:
     return label if len(label) <= 14 else f"{label[:12]}..."
-
-
-def _legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
-    """Above the axes, where it hides no point."""
-    columns = 2 if figure.get_figwidth() <= COLUMN_WIDTH else 5
-    figure.legend(
-        handles=list(handles), loc="outside upper center", ncols=min(columns, len(handles)),
-        frameon=False, handlelength=1.6, columnspacing=1.2, handletextpad=0.5,
-        borderaxespad=0.1, labelspacing=0.3,
-    )  # fmt: skip

@@ -1,0 +1,19 @@
+"""Figures of results, ready for print; they draw what a result says and compute nothing of it."""
+
+from __future__ import annotations
+
+from ensemble_view.figures.lesions import comparison_figure, lesion_figure, measured_figure
+from ensemble_view.figures.paths import gradients_figure, paths_figure
+from ensemble_view.figures.style import COLUMN_WIDTH, FULL_WIDTH, paper_style, save_figure
+
+__all__ = [
+    "COLUMN_WIDTH",
+    "FULL_WIDTH",
+    "comparison_figure",
+    "gradients_figure",
+    "lesion_figure",
+    "measured_figure",
+    "paper_style",
+    "paths_figure",
+    "save_figure",
+]

@@ -1,0 +1,257 @@
+"""Interventions on a subject, bound and priced: what every study by interventions runs.
+
+What is measured depends on the data: the class of labelled examples, the next token of text, or
+what a user's own measure says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from torch import Tensor, nn
+
+from ensemble_view.alteration import branch_means
+from ensemble_view.calibration import Calibration, calibrate, duration
+from ensemble_view.chain import Chain
+from ensemble_view.checkpoints import Checkpoint
+from ensemble_view.datasets import Portion, TargetData, TextData, examples_in
+from ensemble_view.datasets.loader_data import LoaderData
+from ensemble_view.discovery import Granularity
+from ensemble_view.discovery.capture import as_arguments
+from ensemble_view.engine import Engine, Progress
+from ensemble_view.interventions import Compose, Intervention
+from ensemble_view.measures import Classification, Language, Measure, OwnMeasure
+from ensemble_view.plan import bind
+from ensemble_view.results import Cost, LanguageOutcomes, MeasuredOutcomes, Outcomes
+from ensemble_view.results.records import ExampleArrays
+from ensemble_view.results.run import Run
+from ensemble_view.studies.portions import Measured, measure_portions
+from ensemble_view.studies.subject import Subject, examine
+
+__all__ = ["Experiment", "Options", "OwnFunction", "experiment", "subject_of"]
+
+OwnFunction = Callable[[Tensor, Any], Any]
+"""From a net's outputs and the targets of a batch to one number per example."""
+
+# Of one batch's outputs, of which two or three exist at a time.
+_MOST_NUMBERS = {"cpu": 2**27, "cuda": 2**30}
+_SEQUENCES = (1, 4, 16, 64, 256)
+
+
+class Options(TypedDict, total=False):
+    """What every study takes beside its own arguments, as :func:`ensemble_view.lesion` does."""
+
+    measure: OwnFunction | OwnMeasure | None
+    higher_is_better: bool
+    tokenizer: Any
+    length: int | None
+    plain: bool
+    granularity: Granularity
+    limit: int | None
+    seed: int
+    batch_size: int | None
+    level: float
+    command: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """Interventions on a subject whose cost is known and which have not run yet.
+
+    Args:
+        subject: Chains and data.
+        interventions: The full net, then what is done to it.
+        engine: Holds the plans for the first portion of the data.
+        measure: What is measured.
+        calibration: Batch size and expected time per example, of the first portion.
+        seed: Of every random choice.
+        level: Of the intervals.
+        higher_is_better: Of a user's own measure.
+        command: What made the result.
+    """
+
+    subject: Subject
+    interventions: tuple[Intervention, ...]
+    engine: Engine
+    measure: Measure
+    calibration: Calibration
+    seed: int
+    level: float
+    higher_is_better: bool
+    command: str | None
+
+    @property
+    def expected_seconds(self) -> float:
+        """How long the run will take, from a short measurement on this machine."""
+        examples = sum(len(p.data) / p.size for _, p in self.subject.portions)
+        return self.calibration.seconds_per_example * examples
+
+    @property
+    def work(self) -> int:
+        """Block evaluations times examples: the total of what ``progress`` is told."""
+        return self.engine.cost.block_evaluations * len(self.subject.data)
+
+    def __str__(self) -> str:
+        cost, data = self.engine.cost, self.subject.data
+        saved = 1 - cost.block_evaluations / max(cost.naive_block_evaluations, 1)
+        lengths = len(self.subject.portions)
+        return (
+            f"{len(data):,} {data.unit}{f' of {lengths} lengths' if lengths > 1 else ''}: "
+            f"{cost.block_evaluations:,} block evaluations "
+            f"per batch instead of {cost.naive_block_evaluations:,} ({saved:.0%} saved), batches "
+            f"of {self.calibration.batch_size}, about {duration(self.expected_seconds)}"
+        )
+
+    def run(self, progress: Progress | None = None) -> Run:
+        """Measure all plans on all examples.
+
+        Args:
+            progress: Told of the block evaluations done, times examples.
+
+        Returns:
+            The outcomes; of the examples done so far, if the user interrupted.
+        """
+        with self.calibration.threads_set():
+            measured = measure_portions(self._engines(), self.calibration.batch_size, progress)
+        return Run(
+            outcomes=self._outcomes(measured),
+            cost=Cost(
+                block_evaluations=self.engine.cost.block_evaluations,
+                naive_block_evaluations=self.engine.cost.naive_block_evaluations,
+                batches=measured.batches,
+            ),
+            seconds=measured.seconds,
+            provenance=self.subject.provenance(
+                seed=self.seed,
+                command=self.command,
+                batch_size=self.calibration.batch_size,
+                threads=self.calibration.threads,
+            ),
+            level=self.level,
+            interrupted=measured.interrupted,
+            measure=self.measure.name if isinstance(self.measure, OwnMeasure) else None,
+            higher_is_better=self.higher_is_better,
+        )
+
+    def _engines(self) -> Iterator[tuple[Engine, Portion]]:
+        """An engine for each portion, made when its turn comes: it copies the weights."""
+        for number, (chain, portion) in enumerate(self.subject.portions):
+            if number:
+                yield _engine(chain, portion, self.interventions, self.measure), portion
+            else:
+                yield self.engine, portion
+
+    def _outcomes(self, measured: Measured) -> ExampleArrays:
+        """The outcomes of the plans beside those of the full net, which ran first."""
+        outcomes, data = measured.outcomes, self.subject.data
+        if isinstance(self.measure, OwnMeasure):
+            values = outcomes["values"]
+            return MeasuredOutcomes(values=values[1:], baseline=values[0])
+        shared: dict[str, Any] = {
+            **{name: values[1:] for name, values in outcomes.items()},
+            "baseline_correct": outcomes["correct"][0],
+            "baseline_loss": outcomes["loss"][0],
+        }
+        if isinstance(data, TextData):
+            return LanguageOutcomes(
+                **shared,
+                commonest=data.most_frequent(measured.positions),
+                tokens=measured.facts["tokens"],
+            )
+        return Outcomes(**shared, labels=measured.facts["labels"])
+
+
+def subject_of(model: nn.Module | Chain | Checkpoint, data: Any, options: Options) -> Subject:
+    """Bring a model and data together as a study's options say.
+
+    Args:
+        model: A module, a chain, or a loaded checkpoint.
+        data: As for :func:`ensemble_view.lesion`.
+        options: Of the study.
+
+    Returns:
+        The subject.
+    """
+    return examine(
+        model,
+        data,
+        plain=options.get("plain", False),
+        granularity=options.get("granularity", "block"),
+        limit=options.get("limit"),
+        seed=options.get("seed", 0),
+        any_targets=options.get("measure") is not None,
+        tokenizer=options.get("tokenizer"),
+        length=options.get("length"),
+    )
+
+
+def experiment(
+    subject: Subject, interventions: Sequence[Intervention], options: Options
+) -> Experiment:
+    """Bind interventions to a subject, and find out what running them will cost.
+
+    Args:
+        subject: Chains and data.
+        interventions: What is measured against the full net.
+        options: Of the study.
+
+    Returns:
+        Ready to run.
+
+    Raises:
+        InterventionError: If an intervention does not fit.
+    """
+    own = options.get("measure")
+    measure = _measure(own, subject)
+    every = (Compose(), *interventions)
+    engine = _engine(*subject.portions[0], every, measure)
+    return Experiment(
+        subject=subject,
+        interventions=every,
+        engine=engine,
+        measure=measure,
+        calibration=_calibrate(engine, subject, options.get("batch_size"), own),
+        seed=options.get("seed", 0),
+        level=options.get("level", 0.95),
+        higher_is_better=options.get("higher_is_better", True),
+        command=options.get("command"),
+    )
+
+
+def _engine(
+    chain: Chain, portion: Portion, interventions: Sequence[Intervention], measure: Measure
+) -> Engine:
+    plans = [bind(intervention, chain.outline) for intervention in interventions]
+    replaced = {
+        step.index for plan in plans for step in plan.altered if step.treatment.branch == "mean"
+    }
+    # A branch's mean is over the examples of one shape.
+    means = branch_means(chain, portion.data.batches(), replaced) if replaced else None
+    return Engine(chain, plans, measure=measure, means=means)
+
+
+def _measure(own: OwnFunction | OwnMeasure | None, subject: Subject) -> Measure:
+    if own is not None:
+        return own if isinstance(own, OwnMeasure) else OwnMeasure(own)
+    return Language() if isinstance(subject.data, TextData) else Classification()
+
+
+def _calibrate(
+    engine: Engine, subject: Subject, batch_size: int | None, own: object
+) -> Calibration:
+    args, kwargs = as_arguments(subject.sample[0])
+    _, output = next(engine.logits(*args, **kwargs))
+    data = subject.portions[0][1].data
+    if isinstance(data, TextData) and output.ndim == 3:
+        data.check_vocabulary(output.shape[2])
+    if isinstance(data, LoaderData) or (isinstance(data, TargetData) and data.loader is not None):
+        batch_size = examples_in(next(iter(data.batches())))
+    # A user's own measure sees the targets of real batches only.
+    sample = subject.sample if own is None else (subject.sample[0], None)
+    if batch_size is not None:
+        return calibrate(engine, sample, sizes=[batch_size], most=len(data))
+    most = max(1, _MOST_NUMBERS.get(engine.device.type, 2**27) // output[0].numel())
+    sizes = _SEQUENCES if isinstance(data, TextData) else None
+    return calibrate(engine, sample, sizes=sizes, most=min(len(data), most))
