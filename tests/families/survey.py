@@ -385,7 +385,7 @@ def _every_kind(chain: Chain) -> list[Intervention]:
     pair = _exchangeable(chain)
     first = pair[0] if pair else next(b.index for b in chain if b.deletable)
     kinds: list[Intervention] = [
-        Keep(*range(0, len(chain), 2)),
+        *([Keep(*range(0, len(chain), 2))] if len(chain) > 1 else []),
         Scale(first, 0.5),
         DropShortcut(first),
         Replace(first, "mean"),
