@@ -124,7 +124,7 @@ def error_rates(rng: np.random.Generator, dose: Floats, slope: float, severity: 
 
 
 @pytest.mark.parametrize(
-    "dose", [each_count(5), each_count(10, 3), random_count(40), continuous(40)]
+    "dose", [each_count(5), each_count(10, 3), random_count(40), continuous(20)]
 )
 @pytest.mark.parametrize(
     ("slope", "severity"),

@@ -61,9 +61,9 @@ def crossed_mean(
     is raised to ``MS_R``.
 
     For a paired difference give the table of differences from the baseline. By simulation of binary
-    outcomes (``tests/test_crossed.py``) a 95 % interval covers 93 to 97 % from five trials on, but
-    less where the trials' means are strongly skewed, so that few trials carry the mean: 88 % with
-    5 trials, 92 % with 10, 95 % with 50, and 81, 85 and 92 % if moreover the mean is below 6 %.
+    outcomes (``tests/test_crossed.py``) a 95 % interval covers 94 to 96 % from five trials on, but
+    less where the trials' means are skewed, so that few trials carry the mean: 92 % with 5 trials,
+    93 % with 10 and 95 % with 50, or 83, 84 and 91 % with a mean of 6 % and severe exceptions.
 
     Args:
         table: outcomes of every trial on every example, shape ``[trials, examples]``, numbers or

@@ -57,11 +57,12 @@ def pair_interactions(
     D is the drop of an outcome, baseline minus lesioned, so that the interaction is the mean of a
     contrast of four outcomes of each example: ``single_i + single_j - baseline - pair_ij``.
 
-    Numbers get the t interval of that mean. Booleans get a score interval: all means m for which
-    the score test of ``mean = m`` among the multinomial probabilities of the contrast's values -2
-    to 2 does not reject (:func:`~ensemble_view.statistics.contrasts.contrast_score`), the way
-    Tango's interval (1998, Statistics in Medicine 17:891-908) treats a single drop, and the test's
-    p-value. By simulation (``tests/test_interactions.py``) a 95 % score interval covers at least
+    Numbers get the t interval of that mean, which needs many examples where few of them carry it
+    (compare :func:`~ensemble_view.statistics.ratios.ratio_mean`). Booleans get a score interval
+    and the test's p-value: all means m for which the score test of ``mean = m`` among the
+    multinomial probabilities of the contrast's values -2 to 2 does not reject
+    (:func:`~ensemble_view.statistics.contrasts.contrast_score`), the way Tango's interval (1998,
+    Statistics in Medicine 17:891-908) treats a single drop. By simulation (``tests/test_interactions.py``) a 95 % score interval covers at least
     93.5 % at any rarity, and nearly always where fewer than ten examples have a contrast; a t
     interval would cover 21 % with 0.2 of them expected and 91 % with 4.
 

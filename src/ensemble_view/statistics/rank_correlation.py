@@ -19,6 +19,9 @@ __all__ = ["RankCorrelation", "discordant_pairs", "kendall_tau", "spearman"]
 
 Floats = npt.NDArray[np.float64]
 
+# Trials that are left out at once, so that memory grows with their number only linearly.
+_ROWS = 256
+
 
 @dataclass(frozen=True)
 class RankCorrelation:
@@ -160,13 +163,18 @@ def _correlation(rank_x: Floats, rank_y: Floats) -> float:
 
 def _leaving_each_out(rank_x: Floats, rank_y: Floats) -> Floats:
     """The correlation without each trial in turn; where it is constant then, as if unrelated."""
-    found = np.zeros(rank_x.size)
-    for left in range(rank_x.size):
-        # Whoever ranked above the trial comes down by one, whoever was level with it by a half.
-        without = [
-            np.delete(rank - (np.sign(rank - rank[left]) + 1) / 2, left)
-            for rank in (rank_x, rank_y)
-        ]
-        correlation = _correlation(without[0], without[1])
-        found[left] = 0.0 if math.isnan(correlation) else correlation
+    n = rank_x.size
+    found = np.zeros(n)
+    for start in range(0, n, _ROWS):
+        left = np.arange(start, min(start + _ROWS, n))
+        deviations = []
+        for rank in (rank_x, rank_y):
+            # Whoever ranked above the trial comes down by one, whoever was level by a half.
+            above = (np.sign(rank - rank[left, None]) + 1) / 2
+            deviation = rank - above - n / 2
+            deviation[np.arange(left.size), left] = 0.0
+            deviations.append(deviation)
+        x, y = deviations
+        scale = np.sqrt(np.sum(x**2, axis=1) * np.sum(y**2, axis=1))
+        np.divide(np.sum(x * y, axis=1), scale, out=found[left[0] : left[-1] + 1], where=scale > 0)
     return found
