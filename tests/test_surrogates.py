@@ -130,6 +130,9 @@ def test_what_cannot_vary_or_was_never_deleted_is_said_so():
     none = held_out_r2(constant, kept, np.full((30, 2), 0.1))
     assert math.isnan(none.value)
     assert none.sampled == "nothing"
+    same = fit_surrogate(np.ones((6, 3), dtype=bool), np.arange(6.0))
+    assert same.rank == 0
+    assert same.predict(np.zeros((1, 3), dtype=bool)) == pytest.approx([2.5])
     single = held_out_r2(surrogate, kept[:1], kept[:1] @ np.arange(5.0))
     assert math.isnan(single.value)
 

@@ -62,9 +62,10 @@ def pair_interactions(
     and the test's p-value: all means m for which the score test of ``mean = m`` among the
     multinomial probabilities of the contrast's values -2 to 2 does not reject
     (:func:`~ensemble_view.statistics.contrasts.contrast_score`), the way Tango's interval (1998,
-    Statistics in Medicine 17:891-908) treats a single drop. By simulation (``tests/test_interactions.py``) a 95 % score interval covers at least
-    93.5 % at any rarity, and nearly always where fewer than ten examples have a contrast; a t
-    interval would cover 21 % with 0.2 of them expected and 91 % with 4.
+    Statistics in Medicine 17:891-908) treats a single drop. By simulation (``tests/
+    test_interactions.py``) a 95 % score interval covers at least 93.5 % at any rarity, and nearly
+    always where fewer than ten examples are expected to have a contrast; a t interval would cover
+    21 % with 0.2 of them expected and 91 % with 4.
 
     Args:
         baseline: outcomes of the full net, shape ``[examples]``; more must be better, so give a
