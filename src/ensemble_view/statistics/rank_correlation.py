@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
-from scipy.stats import rankdata
 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics.student import check_level
@@ -83,7 +82,7 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike, level: float = 0.95) -> RankCor
             "A value is not finite; leave out the trials in which nothing was measured."
         )
     n = dose.size
-    rank_x, rank_y = rankdata(dose), rankdata(response)
+    rank_x, rank_y = _midranks(dose), _midranks(response)
     value = _correlation(rank_x, rank_y)
     if n < 4 or math.isnan(value):
         return RankCorrelation(value, math.nan, math.nan, n)
@@ -153,6 +152,12 @@ def kendall_tau(order: Sequence[int]) -> float:
             "blocks."
         )
     return 1 - 2 * discordant_pairs(order) / pairs
+
+
+def _midranks(values: Floats) -> Floats:
+    _, which, times = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(times) - (times - 1) / 2)[which]
+    return ranks
 
 
 def _correlation(rank_x: Floats, rank_y: Floats) -> float:

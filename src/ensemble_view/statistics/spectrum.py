@@ -17,7 +17,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom
 
 from ensemble_view.errors import MeasurementError
 
@@ -345,7 +344,7 @@ def path_order_law(length: int, keep: float = 0.5) -> Floats:
     _check_keep(keep)
     if length < 0:
         raise MeasurementError(f"A path of length {length} was asked for; expected 0 or more.")
-    return np.asarray(binom.pmf(np.arange(length + 1), length, 1 - keep), dtype=np.float64)
+    return _binomial(length, 1 - keep)
 
 
 def independent_order_law(branches: int, ratio: float, keep: float = 0.5) -> Floats:
@@ -379,7 +378,14 @@ def independent_order_law(branches: int, ratio: float, keep: float = 0.5) -> Flo
             "to be negative."
         )
     chance = ratio * keep * (1 - keep) / (1 + ratio * keep)
-    return np.asarray(binom.pmf(np.arange(branches + 1), branches, chance), dtype=np.float64)
+    return _binomial(branches, chance)
+
+
+def _binomial(number: int, chance: float) -> Floats:
+    law = np.ones(1)
+    for _ in range(number):
+        law = np.convolve(law, [1 - chance, chance])
+    return law
 
 
 def _on_subsets(f: npt.ArrayLike) -> tuple[Floats, int]:
