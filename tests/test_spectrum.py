@@ -238,6 +238,13 @@ def test_booleans_and_other_orders_of_memory_are_read_as_they_are():
     assert order_energies(majority) == pytest.approx([1 / 4, 3 / 16, 0, 1 / 16])
 
 
+def test_a_majority_vote_of_independent_members_is_not_additive():
+    """Order 1 has ``n (C(n - 1, (n - 1) / 2) / 2^(n - 1))^2``: two thirds for eleven members."""
+    shares = variance_shares(order_energies(subset_sizes(11) >= 6))
+    assert shares[0] == pytest.approx(11 * (math.comb(10, 5) / 2**10) ** 2, rel=1e-12)
+    assert f"{shares[0]:.2f}" == "0.67"
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
