@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -63,7 +64,10 @@ def load(model: str, arch: str | None, trust_pickle: bool, device: str) -> Check
         The checkpoint, on its device.
     """
     # What is fetched shows a progress bar of its own.
-    with stages() if Path(model).exists() else nullcontext(lambda stage: None) as begin:
+    shown: AbstractContextManager[Callable[[str], None]] = (
+        stages() if Path(model).exists() else nullcontext(lambda stage: None)
+    )
+    with shown as begin:
         begin("load the model")
         return load_checkpoint(
             model, architecture=arch, trust_pickle=trust_pickle, device=device_named(device)
