@@ -7,11 +7,14 @@ import json
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from cases import images, small
 from ensemble_view import inspect, unravel
@@ -203,7 +206,8 @@ def test_a_terminal_shows_the_stages(cache, tmp_path, capsys, monkeypatch):
     torch.save(build("resnet8").state_dict(), tmp_path / "net.pt")
     assert run("inspect", tmp_path / "net.pt", "--arch", "cifar:resnet8") == 0
     shown = capsys.readouterr().err
-    for stage in ("run the model", "export", "find the blocks", "cut the chain", "prove"):
+    told = ("load", "run the model", "export", "find the blocks", "cut the chain", "prove", "count")
+    for stage in told:
         assert stage in shown
 
 
@@ -211,3 +215,39 @@ def test_unravel_tells_its_stages_in_order():
     told: list[str] = []
     unravel(small(), images(), progress=told.append)
     assert [stage.split()[0] for stage in told] == ["run", "export", "find", "cut", "prove"]
+
+
+def test_a_first_look_runs_the_model_and_the_blocks_no_oftener_than_it_must(
+    cache, tmp_path, monkeypatch
+):
+    torch.save(build("resnet8").state_dict(), tmp_path / "net.pt")
+    calls: dict[int, list[tuple[str, int]]] = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], torch.Tensor):
+            traced = "traced" if isinstance(args[0], FakeTensor) else "run"
+            calls.setdefault(id(module), []).append((traced, len(args[0])))
+            kept[id(module)] = module
+
+    kept: dict[int, nn.Module] = {}
+    hashed = []
+    monkeypatch.setattr("ensemble_view.checkpoints.weights_hash", hashed.append)
+    handle = register_module_forward_pre_hook(note)
+    try:
+        assert run("inspect", tmp_path / "net.pt", "--arch", "cifar:resnet8") == 0
+    finally:
+        handle.remove()
+    models = [
+        calls[number] for number, module in kept.items() if type(module) is type(build("resnet8"))
+    ]
+    # Twice on the example, which tells noise; for the export; and on the second batch.
+    assert models == [[("run", 1), ("run", 1), ("traced", 3), ("run", 2)]]
+    parts = [
+        sum(rows for traced, rows in calls[number] if traced == "run")
+        for number, module in kept.items()
+        if isinstance(module, fx.GraphModule)
+    ]
+    # Each part of a block: the two batches of the proof and the count of operations; what is left
+    # when all branches are cut, once more.
+    assert max(parts) == 5
+    assert hashed == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,6 @@ class Checkpoint:
         input_shape: Channels, height and width of an image; where the file says nothing, as the
             library's own weights for that architecture have it.
         training: The record of its training.
-        weights_hash: SHA-256 over names and values of all weights as loaded.
         path: Where it came from.
         inputs: The arguments of a net that takes anything but one image, such as tokens.
     """
@@ -72,9 +72,14 @@ class Checkpoint:
     class_names: tuple[str, ...] | None
     input_shape: tuple[int, ...] | None
     training: Mapping[str, Any] | None
-    weights_hash: str
     path: Path | None
     inputs: tuple[Input, ...] = ()
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 over names and values of all weights, reckoned when it is first asked for."""
+        # Not on loading: of a billion weights it takes longer than reading them.
+        return weights_hash(self.model)
 
     def example(
         self, batch: int = 2, *, seed: int = 0
@@ -206,7 +211,6 @@ def load_checkpoint(
         class_names=None if names is None else tuple(names),
         input_shape=found.input_shape if shape is None else tuple(shape),
         training=described.get("training"),
-        weights_hash=weights_hash(model),
         path=source,
         inputs=found.inputs,
     )

@@ -214,7 +214,10 @@ def inspect(
             begin("measure the branches")
             found = run_inspect(subject)
     else:
-        example = checkpoint.example()
+        # One image is enough, since the second batch of the proof has values of its own; of tokens
+        # it has those of the example.
+        tokens = any(each.vocabulary is not None for each in checkpoint.inputs)
+        example = checkpoint.example(2 if tokens else 1)
 
         def look() -> Inspection:
             with stages() as begin:
@@ -225,6 +228,7 @@ def inspect(
                     granularity=granularity,
                     progress=begin,
                 )
+                begin("count the operations of each block")
                 return run_inspect(chain, example, made_up=True)
 
         found = cached_inspection(

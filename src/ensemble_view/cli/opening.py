@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 
 from ensemble_view.checkpoints import Checkpoint, load_checkpoint
+from ensemble_view.cli.progress import stages
 from ensemble_view.datasets import Data, is_text, open_data
 from ensemble_view.errors import DataError
 from ensemble_view.studies.subject import text_for
@@ -60,9 +63,15 @@ def load(model: str, arch: str | None, trust_pickle: bool, device: str) -> Check
     Returns:
         The checkpoint, on its device.
     """
-    return load_checkpoint(
-        model, architecture=arch, trust_pickle=trust_pickle, device=device_named(device)
+    # What is fetched shows a progress bar of its own.
+    shown: AbstractContextManager[Callable[[str], None]] = (
+        stages() if Path(model).exists() else nullcontext(lambda stage: None)
     )
+    with shown as begin:
+        begin("load the model")
+        return load_checkpoint(
+            model, architecture=arch, trust_pickle=trust_pickle, device=device_named(device)
+        )
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:

@@ -13,11 +13,12 @@ import inspect
 import io
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import torch
+import torch.fx.config
 import torch.fx.traceback
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
@@ -162,7 +163,7 @@ def capture(model: nn.Module, arguments: Arguments, output: str | int | None = N
 
     Args:
         model: The model; left as it was.
-        arguments: What it is called with; a batch of one is doubled for the export.
+        arguments: What it is called with; of a batch of one the export is given three copies.
         output: Which of several outputs to follow, by key or position; by default the one called
             ``logits``, else the first floating-point tensor.
 
@@ -225,13 +226,6 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     def is_batched(leaf: Any) -> bool:
         return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
 
-    if batch == 1:
-        # A dimension of size one is taken for a constant by the export.
-        args, kwargs = pytree.tree_map(
-            lambda leaf: torch.cat([leaf, leaf]) if is_batched(leaf) else leaf, (args, kwargs)
-        )
-        batch = 2
-
     def shape_of(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
             # The export takes the shapes of a registered class's fields as a list.
@@ -244,6 +238,12 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     shapes = pytree.tree_map(shape_of, (args, kwargs), is_leaf=dataclasses.is_dataclass)
     bound = inspect.signature(model.forward).bind(*shapes[0], **shapes[1])
     dynamic = dict(bound.arguments)
+    if batch == 1:
+        # A dimension of size one is taken for a constant by the export. Three is neither this size
+        # nor that of the batch that the chain is proved on besides.
+        args, kwargs = pytree.tree_map(
+            lambda leaf: torch.cat([leaf] * 3) if is_batched(leaf) else leaf, (args, kwargs)
+        )
 
     reached: Site | None = None
 
@@ -258,6 +258,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             torch.fx.traceback.preserve_node_meta(),
             # Where the export fails, it prints the graph so far.
             contextlib.redirect_stderr(io.StringIO()),
+            _without_stack_traces(),
             SiteMode(model, annotate) as mode,
         ):
             if isinstance(model, fx.GraphModule):
@@ -278,6 +279,22 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             f"torch.export could not trace {type(model).__name__}: {reason}.{where} Build the "
             "chain by hand with Chain.from_parts(stem, blocks, head)."
         ) from error
+
+
+@contextlib.contextmanager
+def _without_stack_traces() -> Iterator[None]:
+    """Let the export write no stack trace on its nodes, which know their sites: it takes long."""
+    settings: Any = torch.fx.config
+    before = getattr(settings, "do_not_emit_stack_traces", None)
+    if before is None:
+        # Earlier versions of torch have no such setting.
+        yield
+        return
+    settings.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        settings.do_not_emit_stack_traces = before
 
 
 def _schema(node: fx.Node) -> torch.FunctionSchema | None:

@@ -201,8 +201,6 @@ def _other_batch(arguments: Arguments) -> Arguments:
         if not isinstance(leaf, Tensor) or not leaf.ndim or leaf.shape[0] != batch:
             return leaf
         longer = torch.cat([leaf[:1], leaf.flip(0)])
-        if batch == 1:
-            longer = torch.cat([longer, leaf])
         if not leaf.is_floating_point():
             return longer
         noise = torch.randn(longer.shape, generator=generator, dtype=torch.float32)

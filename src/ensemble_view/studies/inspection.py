@@ -138,8 +138,7 @@ def inspect(
         sample = pytree.tree_map(lambda leaf: leaf.to(device), sample)
     flops, ratios = [math.nan] * len(chain), [math.nan] * len(chain)
     if sample is not None:
-        flops, measured = _run(chain, sample)
-        ratios = ratios if made_up else measured
+        flops, ratios = _run(chain, sample, measuring=not made_up)
     name = type(chain.model).__name__ if chain.model is not None else "parts"
     return Inspection(
         frame=pd.DataFrame(
@@ -180,7 +179,7 @@ def _parameters(block: Block) -> int:
     return sum(seen.values())
 
 
-def _run(chain: Chain, sample: Example) -> tuple[list[float], list[float]]:
+def _run(chain: Chain, sample: Example, *, measuring: bool) -> tuple[list[float], list[float]]:
     flops: list[float] = []
     ratios: list[float] = []
     args, kwargs = as_arguments(sample)
@@ -194,7 +193,11 @@ def _run(chain: Chain, sample: Example) -> tuple[list[float], list[float]]:
             with FlopCounterMode(display=False) as counter:
                 output = block(x, context)
             flops.append(counter.get_total_flops() / batch)
-            branch = block.branch(block.before(x, context), context)
-            ratios.append(float((branch.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)).mean()))
+            ratio = math.nan
+            if measuring:
+                branch = block.branch(block.before(x, context), context)
+                sizes = [value.flatten(1).norm(dim=1) for value in (branch, x)]
+                ratio = float((sizes[0] / sizes[1]).mean())
+            ratios.append(ratio)
             x = output
     return flops, ratios

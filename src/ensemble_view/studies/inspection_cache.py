@@ -153,6 +153,8 @@ def _beside(files: set[Path]) -> set[Path]:
         for file in files
         if not any(file.is_relative_to(library) for library in libraries)
     }
+    if not folders:
+        return set()
     loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     return {
         path

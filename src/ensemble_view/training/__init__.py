@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from ensemble_view.checkpoints import Checkpoint, Normalisation, save_checkpoint, weights_hash
+from ensemble_view.checkpoints import Checkpoint, Normalisation, save_checkpoint
 from ensemble_view.datasets import DATA_NAMES
 from ensemble_view.datasets.labelled_data import IndexedData
 from ensemble_view.models import Architecture, build
@@ -205,7 +205,6 @@ def _finish(
         class_names=train_data.class_names,
         input_shape=tuple(train_data.take([0])[0].shape[1:]),
         training=record,
-        weights_hash=weights_hash(model),
         path=None,
     )
 
