@@ -27,6 +27,8 @@ ALLOWED: dict[str, str] = {
     "alteration": "chain errors parts plan",
     "discovery": "chain errors sites",
     "hooks": "alteration chain discovery errors interventions parts plan sites",
+    "shortening": "chain discovery parts plan",
+    "extraction": "alteration chain discovery errors interventions parts plan shortening",
     "fusion": "chain parts",
     "measures": "errors",
     "engine": "alteration chain errors fusion measures plan",

@@ -13,8 +13,9 @@ and proves that the chain equals it. An intervention (``Delete(3) | Swap(7, 8)``
 to a chain it is a plan; plans are sorted into a trie and the engine runs each distinct prefix once
 (``alteration`` puts together what a block runs that is not just kept or deleted).
 ``edited`` does the same to the unmodified model for the length of a ``with``, one forward pass per
-plan, and is what the engine is tested against. Studies such as ``lesion`` put the parts together
-and return results with an interval on everything. The command line calls the same studies.
+plan, and is what the engine is tested against. ``extract`` makes a net of its own of what a plan
+leaves. Studies such as ``lesion`` put the parts together and return results with an interval on
+everything. The command line calls the same studies.
 
 ``count_paths`` counts the paths through the blocks; ``gradients_by_length`` takes a chain and a
 batch, carries one cotangent per length back through the parts of each block (paths), and says which
@@ -34,6 +35,7 @@ from ensemble_view.datasets import LabelledData, TextData, open_data, open_text
 from ensemble_view.discovery import unravel
 from ensemble_view.engine import Engine
 from ensemble_view.errors import EnsembleViewError
+from ensemble_view.extraction import Extracted, extract
 from ensemble_view.hooks import edited
 from ensemble_view.interventions import (
     Compose,
@@ -68,6 +70,7 @@ __all__ = [
     "DropShortcut",
     "Engine",
     "EnsembleViewError",
+    "Extracted",
     "GradientsByLength",
     "Intervention",
     "Keep",
@@ -89,6 +92,7 @@ __all__ = [
     "branch_means",
     "count_paths",
     "edited",
+    "extract",
     "gradients_by_length",
     "inspect",
     "lesion",
