@@ -45,14 +45,16 @@ ALLOWED: dict[str, str] = {
     "models": "errors",
     "fitting": "errors",
     "adapters": "errors models",
-    "checkpoints": "adapters bundled errors fitting models weights_file",
+    "extracted_files": "chain discovery errors extraction interventions plan shortening",
+    "checkpoints": "adapters bundled errors extracted_files fitting models weights_file",
     "datasets": "adapters bundled errors measures",
     "training": "checkpoints datasets errors models weights_file",
     # What puts it all together.
-    "studies": "alteration calibration chain checkpoints datasets discovery engine errors"
-    " interventions measures paths paths.lengths plan results",
+    "studies": "adapters alteration calibration chain checkpoints datasets discovery engine errors"
+    " extracted_files interventions measures models paths paths.lengths plan results weights_file",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
-    "cli": "bench checkpoints datasets discovery errors paths.lengths results studies training",
+    "cli": "bench checkpoints datasets discovery errors paths.lengths results studies training"
+    " weights_file",
 }
 
 # Imports inside a function: a result draws itself, but only when it is asked to.

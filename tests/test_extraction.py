@@ -321,6 +321,9 @@ def test_gpt2_with_fewer_layers_loads_it_and_goes_on_writing():
         ]
     assert torch.equal(*written)
     assert net.lm_head.weight is net.transformer.wte.weight
+    with torch.no_grad():
+        exported = torch.export.export(net, (tokens,)).module()
+        assert error(exported(tokens).logits, expected) <= EXACT
 
 
 def test_timms_class_with_fewer_blocks_loads_it():
@@ -413,6 +416,12 @@ def test_what_stays_of_a_deleted_block_is_kept_where_it_matters():
     assert left == {norm, norm.replace("weight", "bias")}
     with torch.no_grad(), edited(chain, Delete(1)):
         assert error(net(tokens), model(tokens).logits) <= EXACT
+    message = (
+        r"^This net was extracted for texts of 7 tokens, and was given 5; give as many "
+        r"\(--length\), or extract it again for those\.$"
+    )
+    with pytest.raises(DiscoveryError, match=message):
+        net(tokens[:, :5])
 
 
 def test_a_resampled_branch_depends_on_the_batch_and_is_refused():

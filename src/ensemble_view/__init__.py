@@ -57,7 +57,7 @@ from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
 from ensemble_view.results.gradients import GradientsByLength
-from ensemble_view.studies import gradients_by_length, lesion
+from ensemble_view.studies import export, gradients_by_length, lesion
 from ensemble_view.studies.inspection import inspect
 from ensemble_view.studies.path_counts import count_paths
 
@@ -92,6 +92,7 @@ __all__ = [
     "branch_means",
     "count_paths",
     "edited",
+    "export",
     "extract",
     "gradients_by_length",
     "inspect",

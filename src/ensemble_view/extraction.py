@@ -7,12 +7,13 @@ parts (:class:`Extracted`), the same that the engine and the hooks run.
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from ensemble_view.alteration import alter
 from ensemble_view.chain import Block, Chain, Context
@@ -21,9 +22,9 @@ from ensemble_view.errors import DiscoveryError, InterventionError
 from ensemble_view.interventions import Intervention
 from ensemble_view.parts import Constant, InTurn, Part, Sum, expand, identity
 from ensemble_view.plan import Action, Plan, Step, bind
-from ensemble_view.shortening import entries_left, shorten
+from ensemble_view.shortening import Entries, entries_left, shorten
 
-__all__ = ["Extracted", "extract", "part_of"]
+__all__ = ["Extracted", "extract", "extract_plan", "lengths", "part_of"]
 
 
 def extract(
@@ -75,12 +76,34 @@ def extract(
         )
     else:
         chain = unravel(target, example)
+    plan = intervention if isinstance(intervention, Plan) else bind(intervention, chain.outline)
+    net, _ = extract_plan(chain, plan, means)
+    return net
+
+
+def extract_plan(
+    chain: Chain, plan: Plan, means: Mapping[int, Tensor] | None = None
+) -> tuple[nn.Module, Entries | None]:
+    """Do the same for a plan that is already bound, and say which way it was done.
+
+    Args:
+        chain: With a model behind it.
+        plan: Bound to this chain.
+        means: As for :func:`extract`.
+
+    Returns:
+        The net; and the entries of the model's containers that are left, or None for an
+        :class:`Extracted`.
+
+    Raises:
+        DiscoveryError: As for :func:`extract`.
+        InterventionError: As for :func:`extract`.
+    """
     if chain.model is None or not isinstance(chain.provenance, Provenance):
         raise DiscoveryError(
             "No model stands behind this chain (it was built from parts), whose weights could be "
             "copied; extract from a chain that unravel found."
         )
-    plan = intervention if isinstance(intervention, Plan) else bind(intervention, chain.outline)
     for step in plan.altered:
         if step.treatment.branch == "resample":
             raise InterventionError(
@@ -90,7 +113,8 @@ def extract(
             )
     parts = [part_of(chain, step, means or {}) for step in plan.steps]
     entries = entries_left(chain, plan, parts)
-    return Extracted(chain, plan, parts) if entries is None else shorten(chain.model, entries)
+    net = Extracted(chain, plan, parts) if entries is None else shorten(chain.model, entries)
+    return net, entries
 
 
 def part_of(chain: Chain, step: Step, means: Mapping[int, Tensor]) -> Part:
@@ -117,15 +141,6 @@ def _part_of_block(block: Block, *, kept: bool) -> Part:
     if kept:
         return block.whole
     return block.way if block.is_residual else identity
-
-
-class _Forward:
-    """The method ``forward`` with the signature that the net at hand has."""
-
-    def __get__(self, net: Extracted, kind: type[Extracted]) -> Callable[..., Tensor]:
-        call = functools.partial(kind.run, net)
-        cast("Any", call).__signature__ = net.signature
-        return call
 
 
 class Extracted(nn.Module):
@@ -168,12 +183,11 @@ class Extracted(nn.Module):
         assert chain.model is not None
         self._names = _names_of(self, chain.model, copies)
         self.signature = _signature_of(chain.model, *chain.provenance.example)
+        self._lengths = lengths(*chain.provenance.example)
+        self._sign()
         self.eval()
 
-    # Whoever exports the net, or gives it text, asks what its arguments are called.
-    forward = _Forward()
-
-    def run(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run what is left.
 
         Args:
@@ -182,17 +196,52 @@ class Extracted(nn.Module):
 
         Returns:
             The output that the chain followed.
+
+        Raises:
+            DiscoveryError: If texts are of another length than the chain's example.
         """
+        found = lengths(args, kwargs)
+        if found != self._lengths:
+            raise DiscoveryError(
+                f"This net was extracted for texts of {self._lengths[0]} tokens, and was given "
+                f"{found[0]}; give as many (--length), or extract it again for those."
+            )
         x, context = self.stem(*args, **kwargs)
         for block in self.blocks:
             x = block(x, context)
         return cast("Tensor", self.head(x, context))
+
+    def _sign(self) -> None:
+        """Give ``forward`` the signature, which whoever exports the net or feeds it text asks."""
+
+        def forward(self: Extracted, *args: Any, **kwargs: Any) -> Tensor:
+            return Extracted.forward(self, *args, **kwargs)
+
+        first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        parameters = [first, *self.signature.parameters.values()]
+        cast("Any", forward).__signature__ = inspect.Signature(parameters)
+        self.__class__ = type(Extracted.__name__, (Extracted,), {"forward": forward})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let copies and pickles find the class.
+
+        Returns:
+            What makes the net again.
+        """
+        return _restored, (vars(self),)
 
     @property
     def weights(self) -> dict[str, Tensor]:
         """The weights that are left, by their names in the model's state_dict."""
         own = self.state_dict()
         return {theirs: own[name] for name, names in self._names.items() for theirs in names}
+
+
+def _restored(state: dict[str, Any]) -> Extracted:
+    net = Extracted.__new__(Extracted)
+    vars(net).update(state)
+    net._sign()
+    return net
 
 
 def _signature_of(
@@ -207,6 +256,21 @@ def _signature_of(
     named += [f"input{number}" for number in range(len(named), len(args))]
     positional = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in named[: len(args)]]
     return inspect.Signature([*positional, *(kind(name, kind.KEYWORD_ONLY) for name in kwargs)])
+
+
+def lengths(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int]:
+    """Say how many tokens the texts have that are among a model's arguments.
+
+    Args:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+
+    Returns:
+        One number for each text. A chain, and so what is extracted from it, is for one length.
+    """
+    leaves = pytree.tree_leaves((args, dict(kwargs)))
+    tokens = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dtype == torch.int64]
+    return [leaf.shape[1] for leaf in tokens if leaf.ndim == 2]
 
 
 def _unused(name: str, container: nn.ModuleList) -> str:

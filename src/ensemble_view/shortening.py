@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -25,7 +25,7 @@ from ensemble_view.discovery.proof import copied, other_batch, tolerance_of_type
 from ensemble_view.parts import Part
 from ensemble_view.plan import Action, Plan
 
-__all__ = ["Entries", "entries_left", "shorten"]
+__all__ = ["Entries", "entries_left", "original_names", "shorten"]
 
 Entries: TypeAlias = Mapping[str, Sequence[int]]
 """Of each container that changes, by path: which of its entries stand in it, in order."""
@@ -133,7 +133,8 @@ def shorten(model: nn.Module, entries: Entries) -> nn.Module:
     """Copy a model with other entries in its containers.
 
     What is numbered by its place is numbered anew: names of the entries, attributes that hold each
-    entry's own place, and in a configuration the number of layers and the list of their types.
+    entry's own place, and in a configuration the number of layers and the list of their types. A
+    configuration's ``use_cache`` is off, since a cache among the outputs cannot be exported.
 
     Args:
         model: Left as it is; entries that are taken out are not copied.
@@ -168,7 +169,41 @@ def shorten(model: nn.Module, entries: Entries) -> nn.Module:
                 if module is not None:
                     setattr(module.get_submodule(inner), attribute, place)
         _configure(made, kept, len(names))
+    for config in _configurations_of(made):
+        if getattr(config, "use_cache", None) is True:
+            config.use_cache = False
     return made
+
+
+def original_names(model: nn.Module, entries: Entries, names: Iterable[str]) -> dict[str, str]:
+    """Find out what a model calls the weights of its shortened copy.
+
+    Args:
+        model: The whole model.
+        entries: Of the copy.
+        names: What the copy calls its weights.
+
+    Returns:
+        By the copy's name, the model's.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+        >>> original_names(net, {"": [1, 2]}, ["1.weight"])
+        {'1.weight': '2.weight'}
+    """
+    prefixes = {}
+    for path, kept in entries.items():
+        own, start = list(model.get_submodule(path)._modules), path + "." * bool(path)
+        for name, number in zip(_names(own, kept) or (), kept, strict=True):
+            prefixes[f"{start}{name}."] = f"{start}{own[number]}."
+
+    def original(name: str) -> str:
+        for prefix, theirs in prefixes.items():
+            if name.startswith(prefix):
+                return theirs + name.removeprefix(prefix)
+        return name
+
+    return {name: original(name) for name in names}
 
 
 def _own_places(entries: Sequence[nn.Module | None]) -> list[tuple[str, str]]:
@@ -192,11 +227,16 @@ def _own_places(entries: Sequence[nn.Module | None]) -> list[tuple[str, str]]:
 
 def _configure(model: nn.Module, kept: Sequence[int], count: int) -> None:
     """Let configurations that state so many layers state those that are left."""
-    found = [vars(module).get("config") for module in model.modules()]
-    for config in {id(one): one for one in found if one is not None}.values():
+    for config in _configurations_of(model):
         if getattr(config, "num_hidden_layers", None) != count:
             continue
         types = getattr(config, "layer_types", None)
         config.num_hidden_layers = len(kept)
         if isinstance(types, list) and len(types) == count:
             config.layer_types = [types[number] for number in kept]
+
+
+def _configurations_of(model: nn.Module) -> list[Any]:
+    """The configurations that a model's modules hold, each once."""
+    found = [vars(module).get("config") for module in model.modules()]
+    return list({id(one): one for one in found if one is not None}.values())
