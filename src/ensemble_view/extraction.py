@@ -364,13 +364,17 @@ class _Part(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         for terms in self._sums:
-            total: Any = None
-            for factor, name in terms:
-                value = getattr(self, name)(x, context)
-                value = value if factor == 1 else factor * value
-                total = value if total is None else total + value
-            x = total
+            x = self._sum(terms, x, context)
         return x
+
+    def _sum(self, terms: Sequence[tuple[float, str]], x: Tensor, context: Context) -> Tensor:
+        # A function of its own, so that no summand is kept in memory any longer than it is needed.
+        total: Any = None
+        for factor, name in terms:
+            value = getattr(self, name)(x, context)
+            value = value if factor == 1 else factor * value
+            total = value if total is None else total + value
+        return cast("Tensor", total)
 
 
 class _Constant(nn.Module):
