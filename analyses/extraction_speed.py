@@ -21,6 +21,7 @@ import random
 import statistics
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -72,7 +73,7 @@ def operations(net: nn.Module, images: Tensor) -> int:
     """Count the floating point operations of one batch."""
     with FlopCounterMode(display=False) as counter:
         net(images)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def run(
@@ -105,7 +106,7 @@ def run(
         counted = [operations(net, images) for net in nets]
         # In turns, so that what else the machine does falls on all of them; the first is a warm-up.
         turns = [
-            [cpu_seconds(lambda n=net: n(images), 1, 1) for net in nets] for _ in range(rounds + 1)
+            [cpu_seconds(partial(net, images), 1, 1) for net in nets] for _ in range(rounds + 1)
         ]
     times = list(zip(*turns[1:], strict=True))
     found = [
