@@ -13,9 +13,10 @@ and proves that the chain equals it. An intervention (``Delete(3) | Swap(7, 8)``
 to a chain it is a plan; plans are sorted into a trie and the engine runs each distinct prefix once
 (``alteration`` puts together what a block runs that is not just kept or deleted).
 ``edited`` does the same to the unmodified model for the length of a ``with``, one forward pass per
-plan, and is what the engine is tested against. Studies such as ``lesion`` choose interventions,
-run them as an experiment (``studies.experiment``), and return results with an interval on
-everything (``results.study``). The command line calls the same studies.
+plan, and is what the engine is tested against. ``extract`` makes a net of its own of what a plan
+leaves. Studies such as ``lesion`` choose interventions, run them as an experiment
+(``studies.experiment``), and return results with an interval on everything (``results.study``).
+The command line calls the same studies.
 
 ``count_paths`` counts the paths through the blocks; ``gradients_by_length`` takes a chain and a
 batch, carries one cotangent per length back through the parts of each block (paths), and says which
@@ -35,6 +36,7 @@ from ensemble_view.datasets import LabelledData, TextData, open_data, open_text
 from ensemble_view.discovery import unravel
 from ensemble_view.engine import Engine
 from ensemble_view.errors import EnsembleViewError
+from ensemble_view.extraction import Extracted, extract
 from ensemble_view.hooks import edited
 from ensemble_view.interventions import (
     Compose,
@@ -56,7 +58,7 @@ from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
 from ensemble_view.results.gradients import GradientsByLength
-from ensemble_view.studies import gradients_by_length, lesion
+from ensemble_view.studies import export, gradients_by_length, lesion
 from ensemble_view.studies.inspection import inspect
 from ensemble_view.studies.path_counts import count_paths
 
@@ -69,6 +71,7 @@ __all__ = [
     "DropShortcut",
     "Engine",
     "EnsembleViewError",
+    "Extracted",
     "GradientsByLength",
     "Intervention",
     "Keep",
@@ -90,6 +93,8 @@ __all__ = [
     "branch_means",
     "count_paths",
     "edited",
+    "export",
+    "extract",
     "gradients_by_length",
     "inspect",
     "lesion",

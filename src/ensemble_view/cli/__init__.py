@@ -18,6 +18,7 @@ import ensemble_view
 from ensemble_view.bench import bench as run_bench
 from ensemble_view.bench import overhead as run_overhead
 from ensemble_view.cli.ending import finish
+from ensemble_view.cli.export_command import export
 from ensemble_view.cli.opening import command_line, device_named, load, open_named
 from ensemble_view.cli.options import (
     Arch,
@@ -365,6 +366,7 @@ def bench(
 
 app.command()(paths)
 app.command()(gradients)
+app.command()(export)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

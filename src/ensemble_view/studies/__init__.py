@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ensemble_view.studies.exporting import Exported, export
 from ensemble_view.studies.lesions import LesionStudy, lesion, prepare_lesions
 from ensemble_view.studies.path_gradients import (
     GradientStudy,
@@ -10,8 +11,10 @@ from ensemble_view.studies.path_gradients import (
 )
 
 __all__ = [
+    "Exported",
     "GradientStudy",
     "LesionStudy",
+    "export",
     "gradients_by_length",
     "lesion",
     "prepare_gradients",
