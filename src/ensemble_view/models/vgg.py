@@ -1,6 +1,8 @@
-"""VGG with BatchNorm for small images: the sequential net of the lesion study."""
+"""VGG for small images: the sequential net of the lesion study."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,7 @@ class VGG(nn.Module):
 
     Args:
         depth: 10, 12, 15 or 18: 8, 10, 13 or 16 convolutions and two linear layers.
+        norm: "batch" or "none".
         width: Channels of the first stage; 64 in the papers.
         in_channels: Channels of the images.
         classes: Number of classes.
@@ -46,7 +49,12 @@ class VGG(nn.Module):
     """
 
     def __init__(
-        self, depth: int = 15, width: int = 64, in_channels: int = 3, classes: int = 10
+        self,
+        depth: int = 15,
+        norm: Literal["batch", "none"] = "batch",
+        width: int = 64,
+        in_channels: int = 3,
+        classes: int = 10,
     ) -> None:
         super().__init__()
         if depth not in VGG_STAGES:
@@ -58,13 +66,13 @@ class VGG(nn.Module):
         stages, inputs = [], in_channels
         for count, factor in zip(VGG_STAGES[depth], (1, 2, 4, 8, 8), strict=True):
             outputs = width * factor
-            units = [ConvolutionUnit(inputs, outputs)]
-            units += [ConvolutionUnit(outputs, outputs) for _ in range(count - 1)]
+            units = [ConvolutionUnit(inputs, outputs, norm=norm)]
+            units += [ConvolutionUnit(outputs, outputs, norm=norm) for _ in range(count - 1)]
             stages.append(nn.Sequential(*units))
             inputs = outputs
         self.stages = nn.ModuleList(stages)
-        self.hidden = nn.Linear(inputs, inputs, bias=False)
-        self.hidden_bn = nn.BatchNorm1d(inputs)
+        self.hidden = nn.Linear(inputs, inputs, bias=norm == "none")
+        self.hidden_bn = nn.BatchNorm1d(inputs) if norm == "batch" else nn.Identity()
         self.linear = nn.Linear(inputs, classes)
         initialise(self)
 
