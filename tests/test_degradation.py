@@ -41,7 +41,7 @@ def test_miniature_goes_on_where_it_stopped(analysis, tmp_path, monkeypatch):
     assert parts["step"].tolist() == [1, 2] * 6
     for name in ("errors.csv", "convergence.csv", "summary.md", "degradation.pdf"):
         assert (tmp_path / "parts" / name).stat().st_size > 100
-    with pytest.raises(EnsembleViewError, match="trained otherwise, as settings.json says"):
+    with pytest.raises(EnsembleViewError, match=r"trained otherwise, as settings\.json says"):
         analysis.run(tmp_path / "parts", depths=(8,), seeds=(0,), recipe=recipe, limit=65)
 
 
