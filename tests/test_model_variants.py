@@ -15,6 +15,7 @@ from ensemble_view import (
     Compose,
     Delete,
     Engine,
+    edited,
     inspect,
     load_checkpoint,
     save_checkpoint,
@@ -175,6 +176,8 @@ def test_blocks_are_found_and_deletion_leaves_the_shortcut(case):
     expected = resnet_by_hand(weights, x, case, left_out=(last,))
     torch.testing.assert_close(full, resnet_by_hand(weights, x, case), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(without, expected, rtol=1e-9, atol=1e-9)
+    with torch.no_grad(), edited(chain, Delete(case.blocks - 1)):
+        torch.testing.assert_close(net(x), expected, rtol=1e-9, atol=1e-9)
     assert float((full - without).abs().max()) > 1e-3
 
 

@@ -24,14 +24,15 @@ VGG_STAGES: dict[int, tuple[int, ...]] = {
 
 
 class VGG(nn.Module):
-    """VGG with BatchNorm and two linear layers, for images of any small size.
+    """VGG with two linear layers, and BatchNorm unless told otherwise, for small images.
 
     Simonyan and Zisserman 2014 (arXiv 1409.1556), table 1, widths w, 2w, 4w, 8w, 8w with w = 64.
     Their three linear layers suit ImageNet; on CIFAR-10 it is usual to keep two. Veit et al. 2016
     (arXiv 1605.06431), section 4.1, delete layers from a VGG net of 15 layers without listing
     them: configuration D's 13 convolutions and two linear layers make 15, and leave 13
     convolutions to delete. Maps are halved after each stage while they are larger than 1x1, so
-    that 8x8 images pass, too. There is no dropout.
+    that 8x8 images pass, too. Without BatchNorm they do not suit it: of a 3x3 filter on a 1x1 map
+    eight weights meet padding, and what passes fades layer by layer. There is no dropout.
 
     Args:
         depth: 10, 12, 15 or 18: 8, 10, 13 or 16 convolutions and two linear layers.
