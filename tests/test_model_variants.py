@@ -330,6 +330,14 @@ def test_saved_net_is_built_again(name, suffix, tmp_path):
         torch.testing.assert_close(found.model(x.float()), net(x.float()))
 
 
+@pytest.mark.parametrize("name", ["resnet14", "resnet11,layers=3", "highway8", "notes_v1"])
+def test_incomplete_weights_are_told_or_not_but_never_break(name):
+    weights = build(name).state_dict()
+    for left_out in weights:
+        found = infer({key: value for key, value in weights.items() if key != left_out})
+        assert found is None or found.architecture.name.startswith(("resnet", "highway", "notes"))
+
+
 def test_weights_that_do_not_tell_their_gates_are_not_guessed():
     for variant in ("gated", "gated_shortcut"):
         assert infer(build(f"resnet14,variant={variant}").state_dict()) is None

@@ -142,8 +142,13 @@ def _infer_resnet(own: Weights) -> Inferred | None:
     unlike = any(".gate." in name or name.startswith("layer4.") for name in own)
     if first is None or first.ndim != 4 or len(counts) != 1 or 0 in counts or unlike:
         return None
-    layers = sum(f"layer1.0.conv{number}.weight" in own for number in (1, 2, 3, 4))
-    if layers not in (1, 2, 3) or (layers == 3) != (_side(own, "layer1.0.conv1.weight") == 1):
+    # Told by the last convolution of a branch, so that an incomplete file is still recognised.
+    convolutions = [name for name in own if re.fullmatch(r"layer1\.0\.conv[123]\.weight", name)]
+    if not convolutions:
+        return None
+    last = max(convolutions)
+    layers = int(last[len("layer1.0.conv")])
+    if own[last].shape[-1] != (1 if layers == 3 else 3):
         return None
     version = 1 if "bn1.weight" in own else 2
     name = f"resnet{3 * layers * counts.pop() + 2}" + ("v2" if version == 2 else "")
@@ -152,10 +157,6 @@ def _infer_resnet(own: Weights) -> Inferred | None:
     if shortcut != "AB"[version - 1]:
         more["shortcut"] = shortcut
     return _own(name, first, own, first.shape[0], 16, **more)
-
-
-def _side(own: Weights, name: str) -> int:
-    return int(own[name].shape[-1])
 
 
 def _shortcut(own: Weights, layers: int) -> str:
