@@ -9,8 +9,7 @@ intervals over the seeds. Nets of equal seed see the same images in the same ord
 
 writes ``analyses/degradation/``: ``epochs.csv`` (every epoch of every run), ``settings.json``,
 ``errors.csv`` (by depth), ``convergence.csv`` (early error), the figure and ``summary.md``. A run
-that is in ``epochs.csv`` is not trained again, so that it can be stopped and go on. About a quarter
-of an hour on one CPU core.
+that is in ``epochs.csv`` is not trained again, so that it can be stopped and go on.
 """
 
 from __future__ import annotations
