@@ -17,7 +17,7 @@ from ensemble_view.adapters.torchvision_models import build_torchvision
 from ensemble_view.adapters.transformers_models import build_transformers, with_configuration
 from ensemble_view.models import build
 from ensemble_view.models.architecture import Architecture, ArchitectureError
-from ensemble_view.models.inference import Inferred
+from ensemble_view.models.inference import Inferred, first_channels
 
 __all__ = ["architecture_to_store", "build_for_weights", "is_factory"]
 
@@ -112,13 +112,16 @@ def build_for_weights(
     if inferred is not None and inferred.architecture.name == architecture.name:
         options = {**inferred.architecture.options, **architecture.options}
         architecture = replace(architecture, options=options)
-    found = {"in_channels": inferred.in_channels if inferred else None, "classes": classes}
+    channels = first_channels(weights) if inferred is None else inferred.in_channels
+    found = {"in_channels": channels, "classes": classes}
     told = {k: v for k, v in found.items() if v is not None and k not in architecture.options}
     return Adapted(build(architecture, **told), str(architecture))
 
 
 def _classes(weights: Mapping[str, Tensor]) -> int | None:
     """Return the outputs of the last layer: the last weight of two or more axes."""
+    if "linear.weight" in weights:
+        return weights["linear.weight"].shape[0]
     matrices = [value for value in weights.values() if value.ndim >= 2]
     return matrices[-1].shape[0] if matrices else None
 

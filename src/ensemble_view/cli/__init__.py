@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -19,7 +19,7 @@ from ensemble_view.bench import bench as run_bench
 from ensemble_view.bench import overhead as run_overhead
 from ensemble_view.cli.ending import finish
 from ensemble_view.cli.export_command import export
-from ensemble_view.cli.opening import command_line, device_named, load, open_named
+from ensemble_view.cli.opening import command_line, load, open_named
 from ensemble_view.cli.options import (
     Arch,
     Crop,
@@ -43,7 +43,7 @@ from ensemble_view.cli.options import (
 )
 from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import progress_bar, stages
-from ensemble_view.datasets import open_data
+from ensemble_view.cli.train_command import train
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.results.files import prepare_folder
 from ensemble_view.studies import prepare_lesions
@@ -51,9 +51,6 @@ from ensemble_view.studies.inspection import Inspection
 from ensemble_view.studies.inspection import inspect as run_inspect
 from ensemble_view.studies.inspection_cache import cached_inspection
 from ensemble_view.studies.subject import examine, text_for
-from ensemble_view.training import Progress as TrainingProgress
-from ensemble_view.training import train as run_train
-from ensemble_view.training.recipe import Recipe
 
 __all__ = ["app", "main", "text_for"]
 
@@ -243,84 +240,7 @@ def inspect(
         typer.echo("\n" + found.explain())
 
 
-@app.command()
-def train(
-    architecture: Annotated[
-        str,
-        typer.Argument(
-            metavar="ARCHITECTURE",
-            help="resnet20, resnet110v2, plain20, vgg15,width=16 and the like.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="The checkpoint to write.", show_default=False)],
-    data: Annotated[str, typer.Option(help="As for lesion.", rich_help_panel="Data")] = "digits",
-    epochs: Annotated[int, typer.Option(min=1)] = Recipe.epochs,
-    batch_size: Annotated[int, typer.Option(min=1)] = Recipe.batch_size,
-    learning_rate: Annotated[float, typer.Option(min=0.0)] = Recipe.learning_rate,
-    momentum: Annotated[float, typer.Option(min=0.0, max=1.0)] = Recipe.momentum,
-    weight_decay: Annotated[float, typer.Option(min=0.0)] = Recipe.weight_decay,
-    warmup_epochs: Annotated[float, typer.Option(min=0.0)] = Recipe.warmup_epochs,
-    schedule: Annotated[str, typer.Option(help="cosine or steps.")] = Recipe.schedule,
-    shift: Annotated[
-        int | None, typer.Option(min=0, help="Augment by shifts of so many pixels.")
-    ] = Recipe.shift,
-    flip: Annotated[bool, typer.Option("--flip", help="Augment by mirror images.")] = False,
-    seed: Seed = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
-    half: Annotated[
-        bool, typer.Option("--half", help="Store the weights in half precision.")
-    ] = False,
-    device: Device = "auto",
-    limit: Limit = None,
-    root: Root = None,
-    download: Download = False,
-) -> None:
-    """Train a reference net: deterministic by seed, resumable.
-
-    Ctrl-C keeps the last full epoch; --resume goes on from there.
-
-    Example:  ensemble-view train resnet20 --data cifar10 --flip --shift 4 --out resnet20.pt
-    """
-    recipe = Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup_epochs,
-        schedule=schedule,
-        shift=shift,
-        flip=flip,
-        seed=seed,
-    )
-    parts = [
-        open_data(data, split=split, root=root, download=download, limit=limit, seed=seed)
-        for split in ("train", "test")
-    ]
-    with progress_bar("steps", None) as advance:
-        done = 0
-
-        def told(state: TrainingProgress) -> None:
-            nonlocal done
-            advance(state.step - done, state.steps)
-            done = state.step
-
-        trained = run_train(
-            architecture,
-            *parts,
-            recipe=recipe,
-            device=device_named(device),
-            checkpoint_path=out,
-            resume=resume,
-            half=half,
-            progress=told,
-        )
-    record = trained.training or {}
-    typer.echo(f"{trained.architecture}: {_in_words(record)}; saved to {out}.")
-    if record.get("interrupted"):
-        typer.echo("Stopped; --resume goes on from the last full epoch.", err=True)
-        raise typer.Exit(1)
+app.command()(train)
 
 
 @app.command()
@@ -394,8 +314,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         typer.echo("Stopped before anything was measured.", err=True)
         raise SystemExit(1) from None
-
-
-def _in_words(record: Any) -> str:
-    accuracy = record.get("test_accuracy")
-    return "trained" if accuracy is None else f"test accuracy {accuracy:.2%}"
