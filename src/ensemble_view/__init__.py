@@ -18,7 +18,7 @@ and return results with an interval on everything. The command line calls the sa
 
 ``count_paths`` counts the paths through the blocks; ``gradients_by_length`` takes a chain and a
 batch, carries one cotangent per length back through the parts of each block (paths), and says which
-lengths supply the gradient.
+lengths supply the gradient; ``gradients_by_block`` says how much of it passes through which branch.
 
 The core is small: ``chain``, ``interventions``, ``plan`` and ``engine``; read them in that order.
 """
@@ -54,8 +54,9 @@ from ensemble_view.interventions import (
 from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
+from ensemble_view.results.blocks import GradientsByBlock
 from ensemble_view.results.gradients import GradientsByLength
-from ensemble_view.studies import gradients_by_length, lesion
+from ensemble_view.studies import gradients_by_block, gradients_by_length, lesion
 from ensemble_view.studies.inspection import inspect
 from ensemble_view.studies.path_counts import count_paths
 
@@ -68,6 +69,7 @@ __all__ = [
     "DropShortcut",
     "Engine",
     "EnsembleViewError",
+    "GradientsByBlock",
     "GradientsByLength",
     "Intervention",
     "Keep",
@@ -89,6 +91,7 @@ __all__ = [
     "branch_means",
     "count_paths",
     "edited",
+    "gradients_by_block",
     "gradients_by_length",
     "inspect",
     "lesion",

@@ -12,10 +12,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ensemble_view.figures import FULL_WIDTH, paper_style
 
 if TYPE_CHECKING:
+    from ensemble_view.results.blocks import GradientsByBlock
     from ensemble_view.results.gradients import GradientsByLength
     from ensemble_view.results.paths import PathCounts
 
-__all__ = ["gradients_figure", "paths_figure"]
+__all__ = ["blocks_figure", "gradients_figure", "paths_figure"]
 
 _HEIGHT = 2.6
 _LABELS = {
@@ -118,9 +119,55 @@ def paths_figure(result: PathCounts) -> Figure:
     return figure
 
 
-def _axes(figure: Figure) -> tuple[Axes, Axes]:
-    left, right = figure.subplots(1, 2)
-    for axes in (left, right):
+def blocks_figure(result: GradientsByBlock) -> Figure:
+    """Draw, block by block, what its branch does to the gradient and to the stream.
+
+    On the left, on a logarithmic scale, the gradient through its branch and through its shortcut;
+    in the middle how large what the branch adds is beside the block's input, and its cosine with
+    minus the gradient; on the right the accuracy of the head after each block of the last stage.
+    Bands are the intervals.
+
+    Args:
+        result: gradients by block.
+
+    Returns:
+        A figure of full width.
+    """
+    colours = sns.color_palette("colorblind")
+    panels = (
+        (("branch_gradient", "through the branch"), ("shortcut_gradient", "through the shortcut")),
+        (("norm_ratio", "‖F‖ / ‖h‖"), ("cosine", "cos(F, −∂L/∂h)")),
+        (("head_accuracy", "head after the block"),),
+    )
+    titles = ("Gradient of the loss", "Branch against the stream", "Accuracy (%)")
+    frame = result.frame
+    with paper_style():
+        figure = Figure(figsize=(FULL_WIDTH, _HEIGHT), layout="constrained")
+        for axes, columns, title in zip(_axes(figure, 3), panels, titles, strict=True):
+            for number, (name, label) in enumerate(columns):
+                shown = frame.dropna(subset=[name])
+                axes.plot(
+                    shown["block"], shown[name], marker="os"[number], color=colours[number],
+                    markersize=2.7, linewidth=0.8, label=label,
+                )  # fmt: skip
+                axes.fill_between(
+                    shown["block"], shown[f"{name}_low"], shown[f"{name}_high"],
+                    color=colours[number], alpha=0.25, linewidth=0,
+                )  # fmt: skip
+            axes.set_ylabel(title)
+            axes.set_xlabel("Block")
+            if not frame[columns[0][0]].isna().all():
+                axes.legend(frameon=False)
+        gradient, stream, accuracy = figure.axes
+        gradient.set_yscale("log")
+        stream.axhline(0, color="0.7", linewidth=0.6, zorder=0)
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+    return figure
+
+
+def _axes(figure: Figure, number: int = 2) -> list[Axes]:
+    every = list(figure.subplots(1, number))
+    for axes in every:
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
-    return left, right
+    return every

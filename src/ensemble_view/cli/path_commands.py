@@ -32,7 +32,12 @@ from ensemble_view.cli.progress import progress_bar, stages
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.lengths import iterate_paths
 from ensemble_view.results.files import prepare_folder
-from ensemble_view.studies import prepare_gradients
+from ensemble_view.studies import (
+    BlockGradientStudy,
+    GradientStudy,
+    prepare_block_gradients,
+    prepare_gradients,
+)
 from ensemble_view.studies.path_counts import count_paths
 
 __all__ = ["gradients", "paths"]
@@ -103,6 +108,15 @@ def gradients(
             rich_help_panel="Study",
         ),
     ] = "summed",
+    by_block: Annotated[
+        bool,
+        typer.Option(
+            "--by-block",
+            help="Instead, of each block: the gradient through its branch and its shortcut, the "
+            "branch's size and direction, the head's accuracy after it.",
+            rich_help_panel="Study",
+        ),
+    ] = False,
     at: Annotated[
         str,
         typer.Option(
@@ -133,7 +147,8 @@ def gradients(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for gradients.csv, results.json, gradients.pdf and .png.",
+            help="Folder for results.json and gradients.csv, .pdf and .png; blocks.csv, .pdf and "
+            ".png with --by-block.",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -172,18 +187,24 @@ def gradients(
     opened = open_named(
         checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
     )
-    study = prepare_gradients(
-        checkpoint,
-        opened,
-        method=method,
-        at="input" if at == "input" else int(at),
-        samples=samples,
-        norm=norm,
-        groups=groups,
-        seed=seed,
-        batch_size=batch_size,
-        command=command_line(),
-    )
+    study: GradientStudy | BlockGradientStudy
+    if by_block:
+        study = prepare_block_gradients(
+            checkpoint, opened, seed=seed, batch_size=batch_size, command=command_line()
+        )
+    else:
+        study = prepare_gradients(
+            checkpoint,
+            opened,
+            method=method,
+            at="input" if at == "input" else int(at),
+            samples=samples,
+            norm=norm,
+            groups=groups,
+            seed=seed,
+            batch_size=batch_size,
+            command=command_line(),
+        )
     typer.echo(str(study), err=as_json)
     with progress_bar("gradients", study.work) as advance:
         result = study.run(advance)
@@ -196,7 +217,7 @@ def gradients(
         typer.echo(f"Saved to {out}.", err=True)
     if result.interrupted:
         typer.echo(
-            f"Stopped after {result.cost.examples:,} of {len(opened):,} examples; the result is "
+            f"Stopped after {result.examples:,} of {len(opened):,} {opened.unit}; the result is "
             "of these.",
             err=True,
         )

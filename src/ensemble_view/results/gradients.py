@@ -178,6 +178,11 @@ class GradientsByLength:
         return len(self.rows) - 1
 
     @property
+    def examples(self) -> int:
+        """How many examples were measured."""
+        return self.cost.examples
+
+    @property
     def frame(self) -> pd.DataFrame:
         """One row per length, with the columns of :class:`LengthRow`; nan for what did not run."""
         return pd.DataFrame(

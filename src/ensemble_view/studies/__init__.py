@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from ensemble_view.studies.block_gradients import (
+    BlockGradientStudy,
+    gradients_by_block,
+    prepare_block_gradients,
+)
 from ensemble_view.studies.lesions import LesionStudy, lesion, prepare_lesions
 from ensemble_view.studies.path_gradients import (
     GradientStudy,
@@ -10,10 +15,13 @@ from ensemble_view.studies.path_gradients import (
 )
 
 __all__ = [
+    "BlockGradientStudy",
     "GradientStudy",
     "LesionStudy",
+    "gradients_by_block",
     "gradients_by_length",
     "lesion",
+    "prepare_block_gradients",
     "prepare_gradients",
     "prepare_lesions",
 ]

@@ -17,7 +17,8 @@ from ensemble_view.datasets import LabelledData
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.gradients import path_gradients, squares
 from ensemble_view.paths.lengths import path_lengths
-from ensemble_view.paths.trace import Loss, cross_entropy, refuse_random_blocks
+from ensemble_view.paths.losses import Loss, cross_entropy
+from ensemble_view.paths.trace import refuse_random_blocks
 from ensemble_view.results.gradients import GradientCost, GradientsByLength, GradientSettings
 from ensemble_view.studies.path_measurement import (
     FEWEST_GROUPS,

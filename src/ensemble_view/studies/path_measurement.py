@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from ensemble_view.chain import Chain
+from ensemble_view.datasets import examples_in
 from ensemble_view.paths.gradients import draw_energies, path_gradients, squares, summed_gradients
 from ensemble_view.paths.lengths import iterate_paths, path_lengths, sample_paths, smallest_interval
-from ensemble_view.paths.trace import Loss, Trace, trace
+from ensemble_view.paths.losses import Loss
+from ensemble_view.paths.trace import Trace, trace
 from ensemble_view.results.gradients import GradientSettings, LengthRow
+from ensemble_view.studies.path_subject import pieces, placed
 
 __all__ = ["FEWEST_GROUPS", "Measured", "Measurement", "enough_groups"]
 
@@ -76,8 +79,8 @@ class Measurement:
         """
         found = Measured(self.blocks)
         methods = self.settings.methods
-        for part_inputs, part_labels in _pieces(inputs, labels, self.batch_size):
-            found.examples += len(part_labels)
+        for part_inputs, part_labels in pieces(inputs, labels, self.batch_size):
+            found.examples += examples_in(part_inputs)
             if "summed" in methods or "sampled" in methods:
                 traced = self.traced(part_inputs, part_labels)
                 if "summed" in methods:
@@ -101,7 +104,7 @@ class Measurement:
         Returns:
             The trace.
         """
-        return trace(self.chain, _placed(inputs, self.device), labels, loss=self.loss, at=self.at)
+        return trace(self.chain, placed(inputs, self.device), labels, loss=self.loss, at=self.at)
 
     def generator(self, purpose: str, number: int = 0) -> torch.Generator:
         """Make a generator whose draws have nothing to do with those of other purposes.
@@ -139,7 +142,7 @@ class Measurement:
         vectors = self.settings.vectors
         found = np.zeros((groups, self.blocks + 1))
         # So many vectors more are held per example, so that much fewer examples at a time.
-        for part_inputs, part_labels in _pieces(inputs, labels, max(1, self.batch_size // vectors)):
+        for part_inputs, part_labels in pieces(inputs, labels, max(1, self.batch_size // vectors)):
             traced = self.traced(part_inputs, part_labels)
             for group in range(groups):
                 done = traced.branch_vjps
@@ -314,27 +317,3 @@ def _total(gradients: list[Tensor]) -> Tensor:
     for gradient in gradients[1:]:
         whole = whole + gradient.double()
     return whole
-
-
-def _pieces(inputs: Any, labels: Any, size: int) -> Iterator[tuple[Any, Any]]:
-    """Cut a batch into smaller ones."""
-    count = len(labels)
-
-    def cut(value: Any, start: int) -> Any:
-        if isinstance(value, Mapping):
-            return {name: cut(each, start) for name, each in value.items()}
-        if isinstance(value, tuple | list):
-            return tuple(cut(each, start) for each in value)
-        whole = not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count
-        return value if whole else value[start : start + size]
-
-    for start in range(0, count, size):
-        yield cut(inputs, start), cut(labels, start)
-
-
-def _placed(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _placed(each, device) for name, each in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(_placed(each, device) for each in value)
-    return value.to(device) if isinstance(value, Tensor) else value
