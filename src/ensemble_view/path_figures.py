@@ -160,6 +160,10 @@ def blocks_figure(result: GradientsByBlock) -> Figure:
                 axes.legend(frameon=False)
         gradient, stream, accuracy = figure.axes
         gradient.set_yscale("log")
+        smallest = frame[["branch_gradient", "shortcut_gradient"]].min().min()
+        if smallest > 0:
+            # A few examples carry most of it, so that an interval of the mean may reach zero.
+            gradient.set_ylim(bottom=smallest / 3)
         stream.axhline(0, color="0.7", linewidth=0.6, zorder=0)
         accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     return figure

@@ -70,8 +70,8 @@ def last_stage(chain: Chain) -> range:
 
     Example:
         >>> from ensemble_view import Block
-        >>> shapes = [(8,), (4,), (4,)]
-        >>> blocks = [Block(i, str(i), shape_out=shape) for i, shape in enumerate(shapes)]
+        >>> shapes = [((8,), (8,)), ((8,), (4,)), ((4,), (4,))]
+        >>> blocks = [Block(i, str(i), shape_in=a, shape_out=b) for i, (a, b) in enumerate(shapes)]
         >>> last_stage(Chain.from_parts(lambda x: x, blocks, lambda x: x))
         range(1, 3)
     """

@@ -251,7 +251,7 @@ def gradients_by_block(
         >>> import ensemble_view
         >>> net = ensemble_view.load_checkpoint("digits-resnet110")
         >>> result = ensemble_view.gradients_by_block(net, "digits", limit=8)
-        >>> result.frame["head_accuracy"].count(), len(result.frame)
+        >>> sum(row.head_accuracy is not None for row in result.rows), len(result.frame)
         (18, 54)
     """
     study = prepare_block_gradients(
