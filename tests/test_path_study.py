@@ -32,9 +32,11 @@ from ensemble_view.checkpoints import save_checkpoint
 from ensemble_view.cli import main
 from ensemble_view.errors import MeasurementError
 from ensemble_view.models import build
+from ensemble_view.paths import path_lengths
 from ensemble_view.paths.gradients import draw_energies
 from ensemble_view.paths.trace import trace
 from ensemble_view.results import ResultError
+from ensemble_view.results.paths import PathCounts
 from ensemble_view.studies import prepare_gradients
 from ensemble_view.studies.path_measurement import Measured
 from layers import wake
@@ -88,6 +90,8 @@ def test_every_column_is_what_enumeration_gives(everything, every_path):
         assert row.summed_norm == pytest.approx(total.norm(dim=1).mean().item(), rel=1e-12)
         shares = (total * whole).sum(1) / whole.square().sum(1)
         assert row.projected == pytest.approx(shares.mean().item(), rel=1e-10, abs=1e-14)
+        for error, values in ((row.summed_norm_se, total.norm(dim=1)), (row.projected_se, shares)):
+            assert error == pytest.approx(values.std().item() / EXAMPLES**0.5, rel=1e-9, abs=1e-14)
         # No more than 100 paths of each length: sampled takes each of them once.
         norms = paths.norm(dim=2)
         assert row.sampled_mean == pytest.approx(norms.mean().item(), rel=1e-12)
@@ -375,6 +379,23 @@ def test_paths_are_counted_in_branches_and_layers(chain, tmp_path):
     assert lines_of(figure, 1)["2 deleted"][1] == list(counts.surviving[2])
     assert max(map(len, repr(counts).splitlines())) <= 80
     assert count_paths(linear(torch.tanh, 2)).layers is None
+
+
+def test_saved_counts_are_loaded_exactly(chain, tmp_path):
+    many = PathCounts("many", path_lengths(70), path_lengths([(0, 2)] * 69 + [(1, 3)]))
+    every = [many, count_paths(chain, "six"), count_paths(linear(torch.tanh, 2))]
+    for number, counts in enumerate(every):
+        counts.save(tmp_path / str(number))
+        assert PathCounts.load(tmp_path / str(number)) == counts
+    file = tmp_path / "0" / "results.json"
+    for broken in ("[]", '{"length": 0}'):
+        content = json.loads(file.read_text()) | {"blocks": json.loads(broken)}
+        file.write_text(json.dumps(content))
+        with pytest.raises(ResultError, match=r"is not whole \(.*count the paths again"):
+            PathCounts.load(tmp_path / "0")
+    file.write_text('{"kind": "lesion"}')
+    with pytest.raises(ResultError, match="expected 'paths'"):
+        PathCounts.load(tmp_path / "0")
 
 
 def test_bottlenecks_count_three_layers_and_attention_two():

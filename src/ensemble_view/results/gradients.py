@@ -50,6 +50,8 @@ class LengthRow:
         sampled_median: its median.
         coherence: squared norm of the sum over energy, between 0 and ``paths``: 1 where they are
             orthogonal, above where they reinforce each other, below where they cancel.
+        summed_norm_se: standard error of ``summed_norm`` over examples; None of a single one.
+        projected_se: standard error of ``projected`` over examples.
     """
 
     length: int
@@ -62,6 +64,8 @@ class LengthRow:
     sampled_mean: float | None = None
     sampled_median: float | None = None
     coherence: float | None = None
+    summed_norm_se: float | None = None
+    projected_se: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
 from ensemble_view.paths.lengths import PathLengths, surviving_share
 from ensemble_view.results import files
+from ensemble_view.results.files import ResultError
 from ensemble_view.results.text import html_table, shortened_count, wrapped
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PathCounts"]
 
+_KIND, _VERSION = "paths", 1
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
@@ -111,8 +114,8 @@ class PathCounts:
         return dict(
             files.plain(
                 {
-                    "kind": "paths",
-                    "version": 1,
+                    "kind": _KIND,
+                    "version": _VERSION,
                     "name": self.name,
                     "blocks": self.frame.to_dict("records"),
                     "layers": None if self.layers is None else self.layers_frame.to_dict("records"),
@@ -146,6 +149,34 @@ class PathCounts:
                 save_figure(figure, folder / f"paths.{suffix}")
         files.write_json(folder / "results.json", self.to_json())
 
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read back what :meth:`save` wrote.
+
+        Args:
+            folder: a folder with ``results.json``.
+
+        Returns:
+            A result equal to the saved one.
+
+        Raises:
+            ResultError: if the folder holds no result, or one of another kind or version.
+        """
+        folder = Path(folder)
+        content = files.read_json(folder / "results.json", _KIND, _VERSION)
+        try:
+            layers = content["layers"]
+            return cls(
+                name=content["name"],
+                blocks=_lengths(content["blocks"]),
+                layers=None if layers is None else _lengths(layers),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ResultError(
+                f"The results.json in {folder} is not whole ({error}); expected the one that "
+                "save() wrote; count the paths again."
+            ) from error
+
     def __repr__(self) -> str:
         heads = "".join(f"{deleted:>8}" for deleted in self.surviving)
         lines = [
@@ -160,6 +191,12 @@ class PathCounts:
 
     def _repr_html_(self) -> str:
         return html_table(self.frame, self.summary)
+
+
+def _lengths(rows: Sequence[Mapping[str, Any]]) -> PathLengths:
+    """From rows of length and paths, in which lengths of no path may be left out."""
+    found = {row["length"]: row["paths"] for row in rows}
+    return PathLengths(tuple(found.get(length, 0) for length in range(max(found) + 1)))
 
 
 def _spread(lengths: PathLengths, unit: str) -> str:

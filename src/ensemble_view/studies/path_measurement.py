@@ -253,9 +253,9 @@ class Measured:
         columns: dict[str, list[Any]] = {}
         if self.squares:
             squared = np.concatenate(self.squares)
-            columns["summed_norm"] = np.sqrt(squared).mean(0).tolist()
+            columns |= _mean_columns("summed_norm", np.sqrt(squared))
             if sum(map(len, self.shares)):
-                columns["projected"] = np.concatenate(self.shares).mean(0).tolist()
+                columns |= _mean_columns("projected", np.concatenate(self.shares))
         if self.energies is not None:
             columns |= _energy_columns(self.energies / self.examples)
         if self.squares and self.energies is not None:
@@ -271,6 +271,14 @@ class Measured:
             LengthRow(length, paths, **{name: column[length] for name, column in columns.items()})
             for length, paths in enumerate(path_lengths(self.blocks).counts)
         )
+
+
+def _mean_columns(name: str, values: _Floats) -> Mapping[str, list[Any]]:
+    """Of (examples, lengths) the mean, and its standard error where there are several examples."""
+    found = {name: values.mean(0).tolist()}
+    if len(values) > 1:
+        found[f"{name}_se"] = (values.std(0, ddof=1) / math.sqrt(len(values))).tolist()
+    return found
 
 
 def _energy_columns(groups: _Floats) -> Mapping[str, list[Any]]:
