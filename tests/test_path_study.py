@@ -553,21 +553,3 @@ def test_the_benchmark_writes_what_it_timed(saved, tmp_path, monkeypatch):
 
 def test_errors_are_the_packages_own():
     assert issubclass(ensemble_view.paths.PathLengthsError, EnsembleViewError)
-
-
-def test_text_is_refused_in_words(tmp_path):
-    class Tokens(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.mix = torch.nn.Embedding(256, 4), torch.nn.Linear(4, 4)
-            self.head = torch.nn.Linear(4, 256)
-
-        def forward(self, input_ids):
-            x = self.embed(input_ids)
-            return self.head(x + self.mix(x).tanh())
-
-    file = tmp_path / "corpus.txt"
-    file.write_text("to be or not to be " * 20)
-    sentence = r"^Gradients by length are measured on examples of one tensor .*; corpus.txt holds"
-    with pytest.raises(MeasurementError, match=sentence):
-        gradients_by_length(Tokens(), str(file))

@@ -18,6 +18,7 @@ from ensemble_view.cli.options import (
     Download,
     Granularity,
     Json,
+    Length,
     Limit,
     Mean,
     Model,
@@ -26,6 +27,7 @@ from ensemble_view.cli.options import (
     Seed,
     Split,
     Std,
+    Tokenizer,
     TrustPickle,
 )
 from ensemble_view.cli.progress import progress_bar, stages
@@ -166,6 +168,8 @@ def gradients(
     std: Std = None,
     resize: Resize = None,
     crop: Crop = None,
+    tokenizer: Tokenizer = None,
+    length: Length = None,
     arch: Arch = None,
     trust_pickle: TrustPickle = False,
 ) -> None:
@@ -185,8 +189,9 @@ def gradients(
         )
     checkpoint = load(model, arch, trust_pickle, device)
     opened = open_named(
-        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
-    )
+        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
+        tokenizer, length,
+    )  # fmt: skip
     study: GradientStudy | BlockGradientStudy
     if by_block:
         study = prepare_block_gradients(

@@ -98,6 +98,7 @@ class GradientSettings:
         samples: paths drawn per length and batch; all, where there are no more than that.
         norm: of ``sampled``: ``example`` (each example's own) or ``batch`` (of the gradient of the
             batch's mean loss).
+        unit: what an example is: ``examples`` or ``sequences``.
     """
 
     methods: tuple[str, ...]
@@ -107,6 +108,7 @@ class GradientSettings:
     groups: int | None
     samples: int
     norm: str
+    unit: str = "examples"
 
 
 @dataclass(frozen=True)

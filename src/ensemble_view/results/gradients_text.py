@@ -92,10 +92,11 @@ def summary(result: GradientsByLength) -> str:
     """
     net = result.provenance.model.get("name", "the net")
     data = result.provenance.data.get("name", "the data")
+    unit = result.settings.unit.removesuffix("s")
     place = "the model's input" if result.settings.at == "input" else result.settings.at
     place = f"the input of {place}" if place.startswith("block") else place
     subject = (
-        f"{net}, {_counted(result.cost.examples, 'example')} of {data}, gradient of "
+        f"{net}, {_counted(result.cost.examples, unit)} of {data}, gradient of "
         f"{result.settings.loss} at {place}, over paths of 0 to {result.blocks} branches"
     )
     if result.interrupted:
@@ -113,7 +114,7 @@ def summary(result: GradientsByLength) -> str:
         sentences.append(f"Paths against the gradient: {100 * result.negative_mass:.2g} % of it.")
     if result.undefined:
         sentences.append(
-            f"{_counted(result.undefined, 'example')} without any gradient could not be shared out."
+            f"{_counted(result.undefined, unit)} without any gradient could not be shared out."
         )
     sentences += _overstated(result)
     unreliable = [row.length for row in result.rows if row.energy_reliable is False]

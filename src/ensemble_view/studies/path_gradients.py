@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -13,11 +13,11 @@ from torch import nn
 from ensemble_view.calibration import duration
 from ensemble_view.chain import Chain
 from ensemble_view.checkpoints import Checkpoint
-from ensemble_view.datasets import LabelledData
+from ensemble_view.datasets import examples_in
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.gradients import path_gradients, squares
 from ensemble_view.paths.lengths import path_lengths
-from ensemble_view.paths.losses import Loss, cross_entropy
+from ensemble_view.paths.losses import Loss
 from ensemble_view.paths.trace import refuse_random_blocks
 from ensemble_view.results.gradients import GradientCost, GradientsByLength, GradientSettings
 from ensemble_view.studies.path_measurement import (
@@ -26,7 +26,8 @@ from ensemble_view.studies.path_measurement import (
     Measurement,
     enough_groups,
 )
-from ensemble_view.studies.subject import Subject, examine
+from ensemble_view.studies.path_subject import gradient_subject, loss_name, pieces, placed
+from ensemble_view.studies.subject import Subject
 
 __all__ = ["GradientStudy", "Method", "gradients_by_length", "prepare_gradients"]
 
@@ -43,8 +44,8 @@ class GradientStudy:
     """A study of gradients by path length whose cost is known and which has not run yet.
 
     Args:
-        subject: Chain and data.
-        measurement: What is measured and how.
+        subject: Chains and data.
+        measurement: What is measured and how, with the chain for the first portion of the data.
         seconds_per_vjp: Of one branch VJP of one example, measured on this machine.
         command: What made the result.
     """
@@ -77,7 +78,8 @@ class GradientStudy:
     @property
     def expected_seconds(self) -> float:
         """How long the run will take, from a short measurement on this machine."""
-        return self.work * self.seconds_per_vjp
+        examples = sum(len(p.data) / p.size for _, p in self.subject.portions)
+        return self.cost.branch_vjps * examples * self.seconds_per_vjp
 
     def __str__(self) -> str:
         cost = self.cost
@@ -85,7 +87,7 @@ class GradientStudy:
         parts = ", ".join(f"{name} {count:,}" for name, count in cost.by_method.items())
         drawn = "" if groups is None else f", {groups} groups"
         return (
-            f"Paths through {blocks} blocks on {cost.examples:,} examples: "
+            f"Paths through {blocks} blocks on {cost.examples:,} {self.subject.data.unit}: "
             f"{cost.branch_vjps:,} branch VJPs per example ({parts}{drawn}), as many as "
             f"{cost.branch_vjps / blocks:,.0f} backward passes, batches of "
             f"{self.measurement.batch_size}, about "
@@ -108,8 +110,8 @@ class GradientStudy:
         measured, interrupted = Measured(self.measurement.blocks), False
         told = progress or (lambda amount: None)
         try:
-            for number, batch in enumerate(self.subject.data.batches(self.measurement.batch_size)):
-                measured.add(self.measurement.of_batch(*batch, number, told))
+            for number, (measurement, batch) in enumerate(self._batches()):
+                measured.add(measurement.of_batch(*batch, number, told))
         except KeyboardInterrupt:
             if not measured.examples:
                 raise
@@ -131,18 +133,28 @@ class GradientStudy:
             interrupted=interrupted,
         )
 
+    def _batches(self) -> Iterator[tuple[Measurement, tuple[Any, Any]]]:
+        """Every batch with how it is measured: each shape of the data has a chain of its own."""
+        for chain, portion in self.subject.portions:
+            size = max(1, int(self.measurement.batch_size * portion.size))
+            measurement = replace(self.measurement, chain=chain, batch_size=size)
+            for batch in portion.data.batches(size):
+                yield measurement, batch
+
 
 def gradients_by_length(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
     *,
     method: Method | Sequence[Method] = "summed",
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     at: int | Literal["input"] = 0,
     samples: int = 1000,
     norm: Norm = "example",
     vectors: int = 16,
     groups: int | None = None,
+    tokenizer: Any = None,
+    length: int | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -163,10 +175,11 @@ def gradients_by_length(
     Args:
         model: A module, a chain of granularity ``branch``, or a loaded checkpoint. It is left as it
             was.
-        data: As for :func:`ensemble_view.lesion`.
+        data: As for :func:`ensemble_view.lesion`; with a loss of one's own, inputs may be several
+            and targets anything. Of text a sequence is an example.
         method: ``summed``, ``energy``, ``sampled``, several of them, or ``all``.
         loss: From the model's output, the labels and the inputs of a batch to one loss per example;
-            by default cross-entropy in nats.
+            by default cross-entropy in nats, of text the mean over a sequence's next tokens.
         at: The block at whose input the gradient is taken, or ``input`` for the model's own. Paths
             begin there.
         samples: For ``sampled``: random paths per length, drawn anew for each batch; all of them,
@@ -175,7 +188,9 @@ def gradients_by_length(
         vectors: For ``energy``: columns that are mixed.
         groups: For ``energy``: independent draws per example, of which at least 16 are made; by
             default as many as a pilot of its own says are needed for 5 %.
-        limit: At most so many examples, class-balanced.
+        tokenizer: Of text, as for :func:`ensemble_view.lesion`.
+        length: Of text, as for :func:`ensemble_view.lesion`.
+        limit: At most so many examples, class-balanced where they have classes.
         seed: Of every random choice.
         batch_size: Examples at a time. It bounds the memory: what is held beside one forward pass
             is a cotangent for each length and example (for ``energy`` of fewer examples at a time,
@@ -210,6 +225,8 @@ def gradients_by_length(
         norm=norm,
         vectors=vectors,
         groups=groups,
+        tokenizer=tokenizer,
+        length=length,
         limit=limit,
         seed=seed,
         batch_size=batch_size,
@@ -224,12 +241,14 @@ def prepare_gradients(
     data: Any,
     *,
     method: Method | Sequence[Method] = "summed",
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     at: int | Literal["input"] = 0,
     samples: int = 1000,
     norm: Norm = "example",
     vectors: int = 16,
     groups: int | None = None,
+    tokenizer: Any = None,
+    length: int | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -248,6 +267,8 @@ def prepare_gradients(
         norm: As for :func:`gradients_by_length`.
         vectors: As for :func:`gradients_by_length`.
         groups: As for :func:`gradients_by_length`.
+        tokenizer: As for :func:`gradients_by_length`.
+        length: As for :func:`gradients_by_length`.
         limit: As for :func:`gradients_by_length`.
         seed: As for :func:`gradients_by_length`.
         batch_size: As for :func:`gradients_by_length`.
@@ -281,24 +302,21 @@ def prepare_gradients(
             f"The gradient cannot be taken at {at!r}; expected the index of a block, or 'input'."
         )
     place = None if at == "input" else at
-    subject = examine(model, data, granularity="branch", limit=limit, seed=seed)
-    if not isinstance(subject.data, LabelledData):
-        raise MeasurementError(
-            f"Gradients by length are measured on examples of one tensor with one label each; "
-            f"{subject.data.name} holds others. Trace the model on such a batch with "
-            "ensemble_view.paths.trace."
-        )
-    device = subject.sample[0].device
+    subject, loss = gradient_subject(
+        model, data, loss, limit=limit, seed=seed, tokenizer=tokenizer, length=length
+    )
+    device = subject.device
     measurement = Measurement(
         chain=subject.chain,
         settings=GradientSettings(
             methods=methods,
             at="input" if place is None else f"block {place}",
-            loss="cross-entropy" if loss is cross_entropy else getattr(loss, "__name__", "loss"),
+            loss=loss_name(loss),
             vectors=vectors,
             groups=groups,
             samples=samples,
             norm=norm,
+            unit=subject.data.unit,
         ),
         loss=loss,
         at=place,
@@ -315,17 +333,18 @@ def _rehearsed(subject: Subject, measurement: Measurement, command: str | None) 
     settings, size = measurement.settings, measurement.batch_size
     if "energy" in settings.methods:
         size = max(1, size // settings.vectors)
-    inputs, labels = next(iter(subject.data.batches(size)))
+    batch = next(iter(subject.portions[0][1].data.batches(size)))
     # A loader has batches of its own.
-    inputs, labels = inputs[:size], labels[:size]
-    refuse_random_blocks(measurement.chain, inputs.to(measurement.device))
+    inputs, labels = next(pieces(*batch, size))
+    examples = examples_in(inputs)
+    refuse_random_blocks(measurement.chain, placed(inputs, measurement.device))
     every = range(measurement.blocks)
     traced = measurement.traced(inputs, labels)
     # Once before the clock starts, since the first time also loads and allocates.
     path_gradients(traced, [every])
     started, done = time.perf_counter(), traced.branch_vjps
     squares(path_gradients(traced, [every])).sum().item()
-    vjps = (traced.branch_vjps - done) * len(labels)
+    vjps = (traced.branch_vjps - done) * examples
     seconds = (time.perf_counter() - started) / max(vjps, 1)
     if "energy" not in settings.methods:
         settings = replace(settings, groups=None)
@@ -333,7 +352,7 @@ def _rehearsed(subject: Subject, measurement: Measurement, command: str | None) 
         pilot = measurement.energies(
             inputs, labels, FEWEST_GROUPS, measurement.generator("pilot"), lambda amount: None
         )
-        groups = enough_groups(pilot / len(labels), len(subject.data), len(labels))
+        groups = enough_groups(pilot / examples, len(subject.data), examples)
         settings = replace(settings, groups=groups)
     return GradientStudy(subject, replace(measurement, settings=settings), seconds, command)
 

@@ -104,7 +104,8 @@ class Measurement:
         Returns:
             The trace.
         """
-        return trace(self.chain, placed(inputs, self.device), labels, loss=self.loss, at=self.at)
+        inputs, labels = placed(inputs, self.device), placed(labels, self.device)
+        return trace(self.chain, inputs, labels, loss=self.loss, at=self.at)
 
     def generator(self, purpose: str, number: int = 0) -> torch.Generator:
         """Make a generator whose draws have nothing to do with those of other purposes.
