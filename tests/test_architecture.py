@@ -31,7 +31,7 @@ ALLOWED: dict[str, str] = {
     "measures": "errors",
     "engine": "alteration chain errors fusion measures plan",
     "calibration": "engine",
-    "paths": "chain errors paths.lengths",
+    "paths": "chain errors parts paths.lengths",
     # From outcomes to what people read.
     "statistics": "errors",
     "results": "errors paths.lengths statistics",

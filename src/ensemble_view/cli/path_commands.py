@@ -133,12 +133,21 @@ def gradients(
         ),
     ] = 1000,
     norm: Annotated[
-        Literal["example", "batch"],
+        Literal["example", "batch"] | None,
         typer.Option(
-            help="Of each example's gradient, or of that of the batch's mean loss, for sampled.",
+            help="Of each example's gradient, the default, or of that of the batch's mean loss, "
+            "for sampled.",
             rich_help_panel="Study",
         ),
-    ] = "example",
+    ] = None,
+    batchnorm: Annotated[
+        Literal["evaluation", "training"],
+        typer.Option(
+            help="Whose statistics BatchNorm uses; training: those of each batch, which is then "
+            "measured as a whole.",
+            rich_help_panel="Study",
+        ),
+    ] = "evaluation",
     groups: Annotated[
         int | None,
         typer.Option(
@@ -205,6 +214,7 @@ def gradients(
             at="input" if at == "input" else int(at),
             samples=samples,
             norm=norm,
+            batchnorm=batchnorm,
             groups=groups,
             seed=seed,
             batch_size=batch_size,

@@ -99,6 +99,8 @@ class GradientSettings:
         norm: of ``sampled``: ``example`` (each example's own) or ``batch`` (of the gradient of the
             batch's mean loss).
         unit: what an example is: ``examples`` or ``sequences``.
+        batchnorm: whose statistics BatchNorm used: those of ``evaluation``, or in ``training`` form
+            those of each batch, which is then what is measured, by the gradient of its mean loss.
     """
 
     methods: tuple[str, ...]
@@ -109,6 +111,7 @@ class GradientSettings:
     samples: int
     norm: str
     unit: str = "examples"
+    batchnorm: str = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -245,8 +248,10 @@ class GradientsByLength:
         """Of each length, (number of paths × sampled mean norm) / norm of the sum.
 
         How far the paper's figure 6(c) lies above the exact gradient; None where not both were
-        measured.
+        measured, or one of examples and the other of batches.
         """
+        if self.settings.norm == "batch" and self.settings.batchnorm == "evaluation":
+            return (None,) * len(self.rows)
         return tuple(
             math.exp(math.log(row.paths) + math.log(row.sampled_mean) - math.log(row.summed_norm))
             if row.sampled_mean and row.summed_norm

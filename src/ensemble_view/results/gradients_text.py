@@ -102,6 +102,12 @@ def summary(result: GradientsByLength) -> str:
     if result.interrupted:
         subject += " (interrupted: these are the examples done so far)"
     sentences = [f"{subject}."]
+    if result.settings.batchnorm == "training":
+        sentences.append(
+            f"BatchNorm took the statistics of each batch of {result.provenance.batch_size}, and "
+            "norms are those of a batch."
+        )
+        unit = "batch"
     for name, words in NAMES.items():
         if name in result.effective:
             found = result.effective[name]
@@ -142,4 +148,8 @@ def _overstated(result: GradientsByLength) -> list[str]:
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{_plural(noun)}"
+
+
+def _plural(noun: str) -> str:
+    return "es" if noun.endswith("h") else "s"

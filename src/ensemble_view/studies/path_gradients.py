@@ -15,6 +15,7 @@ from ensemble_view.chain import Chain
 from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.datasets import examples_in
 from ensemble_view.errors import MeasurementError
+from ensemble_view.paths.batchnorm import with_batch_statistics
 from ensemble_view.paths.gradients import path_gradients, squares
 from ensemble_view.paths.lengths import path_lengths
 from ensemble_view.paths.losses import Loss
@@ -33,6 +34,7 @@ __all__ = ["GradientStudy", "Method", "gradients_by_length", "prepare_gradients"
 
 Method: TypeAlias = Literal["summed", "energy", "sampled", "all"]
 Norm: TypeAlias = Literal["example", "batch"]
+BatchNorm: TypeAlias = Literal["evaluation", "training"]
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of branch VJPs times examples done since the last call."""
 
@@ -150,7 +152,8 @@ def gradients_by_length(
     loss: Loss | None = None,
     at: int | Literal["input"] = 0,
     samples: int = 1000,
-    norm: Norm = "example",
+    norm: Norm | None = None,
+    batchnorm: BatchNorm = "evaluation",
     vectors: int = 16,
     groups: int | None = None,
     tokenizer: Any = None,
@@ -184,7 +187,12 @@ def gradients_by_length(
             begin there.
         samples: For ``sampled``: random paths per length, drawn anew for each batch; all of them,
             each once, where there are no more.
-        norm: For ``sampled``: of each ``example``, or of the gradient of the ``batch``'s mean loss.
+        norm: For ``sampled``: of each ``example`` (the default), or of the gradient of the
+            ``batch``'s mean loss.
+        batchnorm: ``evaluation``, or ``training``: BatchNorm takes the statistics of each batch, in
+            the activations and in the gradients through them. The examples of a batch then act on
+            each other, so that batches are measured, each by the gradient of its mean loss. The
+            paper does not say which it used.
         vectors: For ``energy``: columns that are mixed.
         groups: For ``energy``: independent draws per example, of which at least 16 are made; by
             default as many as a pilot of its own says are needed for 5 %.
@@ -223,6 +231,7 @@ def gradients_by_length(
         at=at,
         samples=samples,
         norm=norm,
+        batchnorm=batchnorm,
         vectors=vectors,
         groups=groups,
         tokenizer=tokenizer,
@@ -244,7 +253,8 @@ def prepare_gradients(
     loss: Loss | None = None,
     at: int | Literal["input"] = 0,
     samples: int = 1000,
-    norm: Norm = "example",
+    norm: Norm | None = None,
+    batchnorm: BatchNorm = "evaluation",
     vectors: int = 16,
     groups: int | None = None,
     tokenizer: Any = None,
@@ -265,6 +275,7 @@ def prepare_gradients(
         at: As for :func:`gradients_by_length`.
         samples: As for :func:`gradients_by_length`.
         norm: As for :func:`gradients_by_length`.
+        batchnorm: As for :func:`gradients_by_length`.
         vectors: As for :func:`gradients_by_length`.
         groups: As for :func:`gradients_by_length`.
         tokenizer: As for :func:`gradients_by_length`.
@@ -295,8 +306,7 @@ def prepare_gradients(
             f"The energy was asked for in {groups} groups; expected at least {FEWEST_GROUPS}, so "
             "that its error can be told from them."
         )
-    if norm not in ("example", "batch"):
-        raise MeasurementError(f"There is no norm per {norm!r}; expected 'example' or 'batch'.")
+    norm = _checked_norm(norm, batchnorm, methods)
     if at != "input" and not isinstance(at, int):
         raise MeasurementError(
             f"The gradient cannot be taken at {at!r}; expected the index of a block, or 'input'."
@@ -305,6 +315,9 @@ def prepare_gradients(
     subject, loss = gradient_subject(
         model, data, loss, limit=limit, seed=seed, tokenizer=tokenizer, length=length
     )
+    if batchnorm == "training":
+        portions = ((with_batch_statistics(chain), part) for chain, part in subject.portions)
+        subject = replace(subject, portions=tuple(portions))
     device = subject.device
     measurement = Measurement(
         chain=subject.chain,
@@ -317,6 +330,7 @@ def prepare_gradients(
             samples=samples,
             norm=norm,
             unit=subject.data.unit,
+            batchnorm=batchnorm,
         ),
         loss=loss,
         at=place,
@@ -355,6 +369,31 @@ def _rehearsed(subject: Subject, measurement: Measurement, command: str | None) 
         groups = enough_groups(pilot / examples, len(subject.data), examples)
         settings = replace(settings, groups=groups)
     return GradientStudy(subject, replace(measurement, settings=settings), seconds, command)
+
+
+def _checked_norm(
+    norm: Norm | None, batchnorm: BatchNorm, methods: Sequence[str]
+) -> Literal["example", "batch"]:
+    """Say of what norms are, unless that does not fit what is measured."""
+    if norm not in (None, "example", "batch"):
+        raise MeasurementError(f"There is no norm per {norm!r}; expected 'example' or 'batch'.")
+    if batchnorm not in ("evaluation", "training"):
+        raise MeasurementError(
+            f"There is no batchnorm {batchnorm!r}; expected 'evaluation' or 'training'."
+        )
+    if batchnorm == "evaluation":
+        return norm or "example"
+    if norm == "example":
+        raise MeasurementError(
+            "With the batch's statistics in BatchNorm the examples of a batch act on each other, "
+            "so that none has a gradient of its own; leave norm at 'batch'."
+        )
+    if "energy" in methods:
+        raise MeasurementError(
+            "The energy mixes each example by itself, but with the batch's statistics in BatchNorm "
+            "examples act on each other; choose summed, sampled, or both."
+        )
+    return "batch"
 
 
 def _check_numbers(**numbers: int) -> None:

@@ -153,15 +153,18 @@ class Measurement:
         return found
 
     def _sum(self, traced: Trace, found: Measured, progress: Callable[[int], None]) -> None:
-        done = traced.branch_vjps
+        done, examples = traced.branch_vjps, len(traced.start)
         gradients = [g.flatten(1) for g in summed_gradients(traced, chunk=self.chunk)]
+        if self.settings.batchnorm == "training":
+            # The examples of a batch act on each other: it is one, with the gradient of its mean.
+            gradients = [g.reshape(1, -1) / examples for g in gradients]
         whole = _total(gradients)
         square = whole.square().sum(1)
         products = torch.stack([(g.double() * whole).sum(1) for g in gradients], 1)
         found.squares.append(squares(gradients).cpu().numpy())
         shares = products / square[:, None]
         found.shares.append(shares[square > 0].cpu().numpy())
-        progress((traced.branch_vjps - done) * len(whole))
+        progress((traced.branch_vjps - done) * examples)
 
     def _sample(
         self, traced: Trace, found: Measured, number: int, progress: Callable[[int], None]
