@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -35,7 +36,8 @@ def gradients_figure(result: GradientsByLength) -> Figure:
     On the left, on a logarithmic scale, what was measured of each length: the exact norm of the sum
     over its paths, the root of its energy, the mean norm of a single path (figure 6(b)). On the
     right, each weighting's share of each length, with a bar over the smallest interval that holds
-    95 %; figure 6(c) is the one by paths × mean norm, an upper bound.
+    95 %; figure 6(c) is the one by paths × mean norm, an upper bound. Dashed is the untrained net,
+    where it was measured.
 
     Args:
         result: gradients by path length.
@@ -47,21 +49,8 @@ def gradients_figure(result: GradientsByLength) -> Figure:
     with paper_style():
         figure = Figure(figsize=(FULL_WIDTH, _HEIGHT), layout="constrained")
         sizes, shares = _axes(figure)
-        columns = {
-            "summed": ("norm of the sum", [row.summed_norm for row in result.rows]),
-            "energy": (
-                "root of the energy",
-                [None if row.energy is None else row.energy**0.5 for row in result.rows],
-            ),
-            "sampled": ("mean norm of one path", [row.sampled_mean for row in result.rows]),
-        }
-        for name, (label, column) in columns.items():
-            points = [(k, value) for k, value in enumerate(column) if value]
-            if points:
-                sizes.plot(
-                    *zip(*points, strict=True), marker=_MARKERS[name], color=colours[name],
-                    markersize=2.7, linewidth=0.8, label=label,
-                )  # fmt: skip
+        for name, (label, column) in _sizes(result).items():
+            _draw_size(sizes, column, name, colours, label=label, markersize=2.7)
         sizes.set_yscale("log")
         sizes.set_ylabel("Gradient of the loss")
         sizes.legend(frameon=False)
@@ -77,6 +66,8 @@ def gradients_figure(result: GradientsByLength) -> Figure:
                 linewidth=2, solid_capstyle="butt", clip_on=False,
                 transform=shares.get_xaxis_transform(), label=f"_{name}, 95 %",
             )  # fmt: skip
+        if result.untrained is not None:
+            _draw_untrained(result.untrained, sizes, shares, colours)
         shares.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
         shares.set_ylabel("Share of the weighting (%)")
         shares.legend(frameon=False)
@@ -84,6 +75,40 @@ def gradients_figure(result: GradientsByLength) -> Figure:
             axes.set_xlabel("Path length (branches)")
             axes.set_xlim(-0.5, result.blocks + 0.5)
     return figure
+
+
+def _sizes(result: GradientsByLength) -> dict[str, tuple[str, list[float | None]]]:
+    """What was measured of each length, with what to call it."""
+    energies = [row.energy for row in result.rows]
+    return {
+        "summed": ("norm of the sum", [row.summed_norm for row in result.rows]),
+        "energy": ("root of the energy", [None if e is None else e**0.5 for e in energies]),
+        "sampled": ("mean norm of one path", [row.sampled_mean for row in result.rows]),
+    }
+
+
+def _draw_size(
+    axes: Axes, column: list[float | None], name: str, colours: Mapping[str, Any], **how: Any
+) -> None:
+    points = [(length, value) for length, value in enumerate(column) if value]
+    if points:
+        axes.plot(
+            *zip(*points, strict=True), color=colours[name], linewidth=0.8,
+            **{"marker": _MARKERS[name], **how},
+        )  # fmt: skip
+
+
+def _draw_untrained(
+    untrained: GradientsByLength, sizes: Axes, shares: Axes, colours: Mapping[str, Any]
+) -> None:
+    dashed: Any = {"marker": "", "linestyle": "--"}
+    for name, (label, column) in _sizes(untrained).items():
+        _draw_size(sizes, column, name, colours, label=f"_{label}, untrained", **dashed)
+    for number, (name, weights) in enumerate(untrained.weights.items()):
+        shares.plot(
+            range(len(weights)), weights, color=colours[name], linewidth=0.8,
+            label="_" * (number > 0) + "untrained" + f" ({name})" * (number > 0), **dashed,
+        )  # fmt: skip
 
 
 def paths_figure(result: PathCounts) -> Figure:

@@ -45,6 +45,7 @@ from ensemble_view.studies.path_counts import count_paths
 __all__ = ["gradients", "paths"]
 
 _MOST_LISTED = 12
+_SAMPLES = 1000
 
 
 def paths(
@@ -119,6 +120,14 @@ def gradients(
             rich_help_panel="Study",
         ),
     ] = False,
+    untrained: Annotated[
+        bool,
+        typer.Option(
+            "--untrained",
+            help="Also measure the net before training: fresh weights by its own initialisation.",
+            rich_help_panel="Study",
+        ),
+    ] = False,
     at: Annotated[
         str,
         typer.Option(
@@ -131,7 +140,7 @@ def gradients(
         typer.Option(
             min=1, help="Random paths per length and batch, for sampled.", rich_help_panel="Study"
         ),
-    ] = 1000,
+    ] = _SAMPLES,
     norm: Annotated[
         Literal["example", "batch"] | None,
         typer.Option(
@@ -196,6 +205,20 @@ def gradients(
         raise MeasurementError(
             f"--at is {at!r}; expected the index of a block, such as 0, or 'input'."
         )
+    lengths = {
+        "--method": method != "summed",
+        "--untrained": untrained,
+        "--at": at != "0",
+        "--samples": samples != _SAMPLES,
+        "--norm": norm is not None,
+        "--batchnorm": batchnorm != "evaluation",
+        "--groups": groups is not None,
+    }
+    if by_block and any(lengths.values()):
+        raise MeasurementError(
+            f"{', '.join(name for name, given in lengths.items() if given)} is about the lengths "
+            "of paths; leave it out with --by-block, which is one exact backward pass."
+        )
     checkpoint = load(model, arch, trust_pickle, device)
     opened = open_named(
         checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
@@ -218,6 +241,7 @@ def gradients(
             groups=groups,
             seed=seed,
             batch_size=batch_size,
+            untrained=untrained,
             command=command_line(),
         )
     typer.echo(str(study), err=as_json)

@@ -166,6 +166,10 @@ class ResNet(nn.Module):
         self.layer1, self.layer2, self.layer3 = stages
         self.bn = nn.BatchNorm2d(width * 4) if version == 2 else None
         self.linear = nn.Linear(width * 4, classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as :func:`~ensemble_view.models.initialisation.initialise`."""
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -145,6 +145,7 @@ class GradientsByLength:
         seconds: wall-clock time.
         provenance: net, data, versions, seed.
         interrupted: whether it was stopped early; what is here is of the examples done by then.
+        untrained: the same of the net before training, if that was asked for.
 
     Example:
         Two blocks whose branches multiply by 3, so that paths carry 1, 3, 3 and 9.
@@ -173,6 +174,7 @@ class GradientsByLength:
     seconds: float
     provenance: Provenance
     interrupted: bool = False
+    untrained: GradientsByLength | None = None
 
     def __post_init__(self) -> None:
         if [row.length for row in self.rows] != list(range(len(self.rows))) or not self.rows:
@@ -295,6 +297,7 @@ class GradientsByLength:
                     "interrupted": self.interrupted,
                     "effective": {name: asdict(each) for name, each in self.effective.items()},
                     "rows": [asdict(row) for row in self.rows],
+                    "untrained": None if self.untrained is None else self.untrained.to_json(),
                     "summary": self.summary,
                 }
             )
@@ -305,7 +308,8 @@ class GradientsByLength:
 
         Args:
             folder: made if missing; receives ``gradients.csv``, ``results.json``,
-                ``gradients.pdf`` and ``gradients.png``. Equal results give equal files.
+                ``gradients.pdf`` and ``gradients.png``; of an untrained net also
+                ``gradients_untrained.csv``. Equal results give equal files.
 
         Raises:
             ResultError: if the folder cannot be written to.
@@ -317,6 +321,11 @@ class GradientsByLength:
         files.write_text(
             folder / "gradients.csv", self.frame.to_csv(index=False, lineterminator="\n")
         )
+        if self.untrained is not None:
+            files.write_text(
+                folder / "gradients_untrained.csv",
+                self.untrained.frame.to_csv(index=False, lineterminator="\n"),
+            )
         figure = self.plot()
         for suffix in ("pdf", "png"):
             with files.writing(folder / f"gradients.{suffix}"):
@@ -340,22 +349,28 @@ class GradientsByLength:
         folder = Path(folder)
         content = files.read_json(folder / "results.json", _KIND, _VERSION)
         try:
-            settings = {**content["settings"], "methods": tuple(content["settings"]["methods"])}
-            return cls(
-                rows=tuple(LengthRow(**row) for row in content["rows"]),
-                settings=GradientSettings(**settings),
-                cost=GradientCost(**content["cost"]),
-                negative_mass=content["negative_mass"],
-                undefined=content["undefined"],
-                seconds=content["seconds"],
-                provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
-                interrupted=content["interrupted"],
-            )
+            return cls._from_json(content)
         except (KeyError, TypeError, MeasurementError) as error:
             raise ResultError(
                 f"The results.json in {folder} is not whole ({error}); expected the one that "
                 "save() wrote; run the study again."
             ) from error
+
+    @classmethod
+    def _from_json(cls, content: Mapping[str, Any]) -> Self:
+        settings = {**content["settings"], "methods": tuple(content["settings"]["methods"])}
+        untrained = content.get("untrained")
+        return cls(
+            rows=tuple(LengthRow(**row) for row in content["rows"]),
+            settings=GradientSettings(**settings),
+            cost=GradientCost(**content["cost"]),
+            negative_mass=content["negative_mass"],
+            undefined=content["undefined"],
+            seconds=content["seconds"],
+            provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
+            interrupted=content["interrupted"],
+            untrained=None if untrained is None else cls._from_json(untrained),
+        )
 
     def __repr__(self) -> str:
         return gradients_text.text(self)

@@ -128,8 +128,22 @@ def summary(result: GradientsByLength) -> str:
         sentences.append(
             f"The error of the energy is not reliable at {_counted(len(unreliable), 'length')}."
         )
+    if result.untrained is not None:
+        sentences.append(_beside(result.untrained))
     sentences.append("All of this is said of this net on these examples only.")
     return " ".join(sentences)
+
+
+def _beside(untrained: GradientsByLength) -> str:
+    """The untrained net's lengths, which a trained net's are to be held against."""
+    spans = [
+        f"{found.mean:.1f} ({found.low} to {found.high}) by {words}"
+        for name, words in NAMES.items()
+        if (found := untrained.effective.get(name)) is not None
+    ]
+    how = untrained.provenance.model.get("untrained", "the untrained net")
+    told = "; ".join(spans) if spans else "none, since it has no gradient"
+    return f"Before training ({how}), mean length and 95 % of the weight: {told}."
 
 
 def _overstated(result: GradientsByLength) -> list[str]:

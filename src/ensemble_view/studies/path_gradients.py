@@ -29,6 +29,7 @@ from ensemble_view.studies.path_measurement import (
 )
 from ensemble_view.studies.path_subject import gradient_subject, loss_name, pieces, placed
 from ensemble_view.studies.subject import Subject
+from ensemble_view.studies.untrained import calibrate_batchnorm, untrained_copy
 
 __all__ = ["GradientStudy", "Method", "gradients_by_length", "prepare_gradients"]
 
@@ -38,7 +39,7 @@ BatchNorm: TypeAlias = Literal["evaluation", "training"]
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of branch VJPs times examples done since the last call."""
 
-_METHODS = ("summed", "energy", "sampled")
+_METHODS: tuple[Method, ...] = ("summed", "energy", "sampled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +51,14 @@ class GradientStudy:
         measurement: What is measured and how, with the chain for the first portion of the data.
         seconds_per_vjp: Of one branch VJP of one example, measured on this machine.
         command: What made the result.
+        untrained: The same of the untrained net.
     """
 
     subject: Subject
     measurement: Measurement
     seconds_per_vjp: float
     command: str | None
+    untrained: GradientStudy | None = None
 
     @property
     def cost(self) -> GradientCost:
@@ -75,13 +78,15 @@ class GradientStudy:
     @property
     def work(self) -> int:
         """Branch VJPs times examples: the total of what ``progress`` is told."""
-        return self.cost.branch_vjps * len(self.subject.data)
+        own = self.cost.branch_vjps * len(self.subject.data)
+        return own + (self.untrained.work if self.untrained else 0)
 
     @property
     def expected_seconds(self) -> float:
         """How long the run will take, from a short measurement on this machine."""
         examples = sum(len(p.data) / p.size for _, p in self.subject.portions)
-        return self.cost.branch_vjps * examples * self.seconds_per_vjp
+        own = self.cost.branch_vjps * examples * self.seconds_per_vjp
+        return own + (self.untrained.expected_seconds if self.untrained else 0)
 
     def __str__(self) -> str:
         cost = self.cost
@@ -94,6 +99,7 @@ class GradientStudy:
             f"{cost.branch_vjps / blocks:,.0f} backward passes, batches of "
             f"{self.measurement.batch_size}, about "
             f"{duration(self.expected_seconds)}"
+            f"{' with the untrained net' if self.untrained else ''}"
         )
 
     def run(self, progress: Progress | None = None) -> GradientsByLength:
@@ -108,6 +114,15 @@ class GradientStudy:
         Raises:
             KeyboardInterrupt: If the user interrupts before the first batch is complete.
         """
+        result = self._run(progress)
+        if self.untrained is None or result.interrupted:
+            return result
+        try:
+            return replace(result, untrained=self.untrained.run(progress))
+        except KeyboardInterrupt:
+            return replace(result, interrupted=True)
+
+    def _run(self, progress: Progress | None) -> GradientsByLength:
         started = time.perf_counter()
         measured, interrupted = Measured(self.measurement.blocks), False
         told = progress or (lambda amount: None)
@@ -162,6 +177,7 @@ def gradients_by_length(
     seed: int = 0,
     batch_size: int = 64,
     chunk: int | None = None,
+    untrained: bool | nn.Module = False,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> GradientsByLength:
@@ -205,6 +221,10 @@ def gradients_by_length(
             since it needs ``vectors`` times as many).
         chunk: Lengths that go through a block at a time; by default 1 on a CPU, else 16, which then
             go in one call.
+        untrained: Also measure the net before training, as ``.untrained`` of the result: a copy
+            with fresh weights by its own initialisation (``reset_parameters`` and ``_init_weights``
+            of its modules), drawn by the seed, BatchNorm's running statistics those of the first
+            batch; or that net itself, which is taken as it is.
         command: Recorded in the result; by default the program's command line.
         progress: Called with the branch VJPs done, times examples.
 
@@ -240,6 +260,7 @@ def gradients_by_length(
         seed=seed,
         batch_size=batch_size,
         chunk=chunk,
+        untrained=untrained,
         command=command,
     )
     return study.run(progress)
@@ -263,6 +284,7 @@ def prepare_gradients(
     seed: int = 0,
     batch_size: int = 64,
     chunk: int | None = None,
+    untrained: bool | nn.Module = False,
     command: str | None = None,
 ) -> GradientStudy:
     """Do all of :func:`gradients_by_length` but the measurement, so that its cost is known before.
@@ -284,6 +306,7 @@ def prepare_gradients(
         seed: As for :func:`gradients_by_length`.
         batch_size: As for :func:`gradients_by_length`.
         chunk: As for :func:`gradients_by_length`.
+        untrained: As for :func:`gradients_by_length`.
         command: As for :func:`gradients_by_length`.
 
     Returns:
@@ -299,7 +322,9 @@ def prepare_gradients(
             f"There is no method {', '.join(map(repr, unknown)) or 'given'}; expected summed, "
             "energy, sampled, several of them, or all."
         )
-    methods = tuple(name for name in _METHODS if name in names or "all" in names)
+    methods: tuple[Method, ...] = tuple(
+        name for name in _METHODS if name in names or "all" in names
+    )
     _check_numbers(samples=samples, vectors=vectors, batch_size=batch_size, chunk=chunk or 1)
     if groups is not None and groups < FEWEST_GROUPS:
         raise MeasurementError(
@@ -339,7 +364,51 @@ def prepare_gradients(
         chunk=chunk or (1 if device.type == "cpu" else 16),
         device=device,
     )
-    return _rehearsed(subject, measurement, command)
+    study = _rehearsed(subject, measurement, command)
+    if untrained is False:
+        return study
+    beside = prepare_gradients(
+        _untrained(untrained, subject, measurement),
+        subject.data,
+        method=methods,
+        loss=loss,
+        at=at,
+        samples=samples,
+        norm=norm,
+        batchnorm=batchnorm,
+        vectors=vectors,
+        groups=groups,
+        seed=seed,
+        batch_size=batch_size,
+        chunk=chunk,
+        command=command,
+    )
+    described = {
+        **beside.subject.model,
+        "name": f"{subject.model['name']}, untrained",
+        "untrained": "as it was given"
+        if isinstance(untrained, nn.Module)
+        else f"fresh weights by its own initialisation, seed {seed}; BatchNorm, if any, with the "
+        "statistics of the first batch",
+    }
+    named = replace(beside.subject, model=described)
+    return replace(study, untrained=replace(beside, subject=named))
+
+
+def _untrained(given: bool | nn.Module, subject: Subject, measurement: Measurement) -> nn.Module:
+    if isinstance(given, nn.Module):
+        return given
+    model = subject.chain.model
+    if model is None:
+        raise MeasurementError(
+            "A chain put together by hand has no model that could be initialised anew; give the "
+            "model, or measure the untrained chain by itself."
+        )
+    fresh = untrained_copy(model, measurement.seed)
+    batch = next(iter(subject.portions[0][1].data.batches(measurement.batch_size)))
+    inputs, _ = next(pieces(*batch, measurement.batch_size))
+    calibrate_batchnorm(fresh, placed(inputs, measurement.device))
+    return fresh
 
 
 def _rehearsed(subject: Subject, measurement: Measurement, command: str | None) -> GradientStudy:
