@@ -55,8 +55,14 @@ from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
 from ensemble_view.results.blocks import GradientsByBlock
+from ensemble_view.results.by_checkpoint import GradientsByCheckpoint
 from ensemble_view.results.gradients import GradientsByLength
-from ensemble_view.studies import gradients_by_block, gradients_by_length, lesion
+from ensemble_view.studies import (
+    gradients_by_block,
+    gradients_by_checkpoint,
+    gradients_by_length,
+    lesion,
+)
 from ensemble_view.studies.inspection import inspect
 from ensemble_view.studies.path_counts import count_paths
 
@@ -70,6 +76,7 @@ __all__ = [
     "Engine",
     "EnsembleViewError",
     "GradientsByBlock",
+    "GradientsByCheckpoint",
     "GradientsByLength",
     "Intervention",
     "Keep",
@@ -92,6 +99,7 @@ __all__ = [
     "count_paths",
     "edited",
     "gradients_by_block",
+    "gradients_by_checkpoint",
     "gradients_by_length",
     "inspect",
     "lesion",

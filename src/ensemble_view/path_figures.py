@@ -14,12 +14,14 @@ from ensemble_view.figures import FULL_WIDTH, paper_style
 
 if TYPE_CHECKING:
     from ensemble_view.results.blocks import GradientsByBlock
+    from ensemble_view.results.by_checkpoint import GradientsByCheckpoint
     from ensemble_view.results.gradients import GradientsByLength
     from ensemble_view.results.paths import PathCounts
 
-__all__ = ["blocks_figure", "gradients_figure", "paths_figure"]
+__all__ = ["blocks_figure", "checkpoints_figure", "gradients_figure", "paths_figure"]
 
 _HEIGHT = 2.6
+_MOST_NAMED = 8
 _LABELS = {
     "summed": "norm of the sum",
     "projected": "projected",
@@ -191,6 +193,52 @@ def blocks_figure(result: GradientsByBlock) -> Figure:
             gradient.set_ylim(bottom=smallest / 3)
         stream.axhline(0, color="0.7", linewidth=0.6, zorder=0)
         accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+    return figure
+
+
+def checkpoints_figure(result: GradientsByCheckpoint) -> Figure:
+    """Draw how the lengths that carry the gradient change over a training run.
+
+    On the left the mean length at each checkpoint by each weighting, with the smallest interval
+    that holds 95 % of it as a band; on the right the weight of every length at each checkpoint, the
+    later the darker, by the first weighting that was measured of projected, norm of the sum,
+    energy, and paths × mean norm.
+
+    Args:
+        result: gradients by checkpoint.
+
+    Returns:
+        A figure of full width.
+    """
+    colours = dict(zip(_LABELS, sns.color_palette("colorblind"), strict=False))
+    frame = result.frame
+    with paper_style():
+        figure = Figure(figsize=(FULL_WIDTH, _HEIGHT), layout="constrained")
+        means, shares = _axes(figure)
+        places = {name: place for place, name in enumerate(result.names)}
+        for name, rows in frame.groupby("weighting", sort=False):
+            x, colour = rows["checkpoint"].map(places), colours[str(name)]
+            means.plot(
+                x, rows["mean_length"], marker=_MARKERS[str(name)], color=colour, markersize=2.7,
+                linewidth=0.8, label=_LABELS[str(name)],
+            )  # fmt: skip
+            means.fill_between(x, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
+        means.set_ylabel("Path length (branches)")
+        means.set_xlabel("Checkpoint")
+        if len(result.names) <= _MOST_NAMED:
+            means.set_xticks(range(len(result.names)), result.names, rotation=30, ha="right")
+        if not frame.empty:
+            means.legend(frameon=False)
+            shown = str(frame["weighting"].iloc[0])
+            shades = sns.light_palette(colours[shown], len(result.names) + 1)[1:]
+            for name, each, shade in zip(result.names, result.results, shades, strict=True):
+                weights = each.weights.get(shown, ())
+                shares.plot(range(len(weights)), weights, color=shade, linewidth=0.8, label=name)
+            shares.set_ylabel(f"Share, {_LABELS[shown]} (%)")
+            if len(result.names) <= _MOST_NAMED:
+                shares.legend(frameon=False)
+        shares.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+        shares.set_xlabel("Path length (branches)")
     return figure
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 import ensemble_view
 from ensemble_view.cli.opening import command_line, load, open_named
 from ensemble_view.cli.options import (
+    MODEL_HELP,
     Arch,
     Crop,
     Data,
@@ -33,10 +35,14 @@ from ensemble_view.cli.options import (
 from ensemble_view.cli.progress import progress_bar, stages
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.lengths import iterate_paths
+from ensemble_view.results.blocks import GradientsByBlock
+from ensemble_view.results.by_checkpoint import GradientsByCheckpoint
 from ensemble_view.results.files import prepare_folder
+from ensemble_view.results.gradients import GradientsByLength
 from ensemble_view.studies import (
     BlockGradientStudy,
     GradientStudy,
+    gradients_by_checkpoint,
     prepare_block_gradients,
     prepare_gradients,
 )
@@ -101,7 +107,14 @@ def paths(
 
 
 def gradients(
-    model: Model,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help=f"{MODEL_HELP} Several are checkpoints of one training run, in order.",
+            show_default=False,
+        ),
+    ],
     data: Data = None,
     method: Annotated[
         Literal["summed", "energy", "sampled", "all"],
@@ -167,8 +180,8 @@ def gradients(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for results.json and gradients.csv, .pdf and .png; blocks.csv, .pdf and "
-            ".png with --by-block.",
+            help="Folder for results.json and gradients.csv, .pdf and .png; with --by-block these "
+            "are blocks.*, of several models checkpoints.*.",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -219,34 +232,48 @@ def gradients(
             f"{', '.join(name for name, given in lengths.items() if given)} is about the lengths "
             "of paths; leave it out with --by-block, which is one exact backward pass."
         )
-    checkpoint = load(model, arch, trust_pickle, device)
+    if by_block and len(models) > 1:
+        raise MeasurementError(
+            f"--by-block is about one net, but {len(models)} were named; give one of them."
+        )
+    checkpoint = load(models[0], arch, trust_pickle, device)
     opened = open_named(
         checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
         tokenizer, length,
     )  # fmt: skip
-    study: GradientStudy | BlockGradientStudy
-    if by_block:
-        study = prepare_block_gradients(
-            checkpoint, opened, seed=seed, batch_size=batch_size, command=command_line()
-        )
+    options: dict[str, Any] = {
+        "method": method,
+        "at": "input" if at == "input" else int(at),
+        "samples": samples,
+        "norm": norm,
+        "batchnorm": batchnorm,
+        "groups": groups,
+        "seed": seed,
+        "batch_size": batch_size,
+        "untrained": untrained,
+        "command": command_line(),
+    }
+    result: GradientsByLength | GradientsByBlock | GradientsByCheckpoint
+    done = f"of {len(opened):,} {opened.unit}"
+    if len(models) > 1:
+        later = (load(name, arch, trust_pickle, device) for name in models[1:])
+        with progress_bar("checkpoints", len(models)) as advance:
+            result = gradients_by_checkpoint(
+                itertools.chain([checkpoint], later), opened, progress=advance,
+                announce=lambda words: typer.echo(words, err=as_json), **options,
+            )  # fmt: skip
+        done += f" of checkpoint {len(result.results)} of {len(models)}"
     else:
-        study = prepare_gradients(
-            checkpoint,
-            opened,
-            method=method,
-            at="input" if at == "input" else int(at),
-            samples=samples,
-            norm=norm,
-            batchnorm=batchnorm,
-            groups=groups,
-            seed=seed,
-            batch_size=batch_size,
-            untrained=untrained,
-            command=command_line(),
-        )
-    typer.echo(str(study), err=as_json)
-    with progress_bar("gradients", study.work) as advance:
-        result = study.run(advance)
+        study: GradientStudy | BlockGradientStudy
+        if by_block:
+            study = prepare_block_gradients(
+                checkpoint, opened, seed=seed, batch_size=batch_size, command=command_line()
+            )
+        else:
+            study = prepare_gradients(checkpoint, opened, **options)
+        typer.echo(str(study), err=as_json)
+        with progress_bar("gradients", study.work) as advance:
+            result = study.run(advance)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2, allow_nan=False))
     else:
@@ -255,9 +282,5 @@ def gradients(
         result.save(out)
         typer.echo(f"Saved to {out}.", err=True)
     if result.interrupted:
-        typer.echo(
-            f"Stopped after {result.examples:,} of {len(opened):,} {opened.unit}; the result is "
-            "of these.",
-            err=True,
-        )
+        typer.echo(f"Stopped after {result.examples:,} {done}; the result is of these.", err=True)
         raise typer.Exit(1)

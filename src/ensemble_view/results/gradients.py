@@ -349,7 +349,7 @@ class GradientsByLength:
         folder = Path(folder)
         content = files.read_json(folder / "results.json", _KIND, _VERSION)
         try:
-            return cls._from_json(content)
+            return cls.from_json(content)
         except (KeyError, TypeError, MeasurementError) as error:
             raise ResultError(
                 f"The results.json in {folder} is not whole ({error}); expected the one that "
@@ -357,7 +357,19 @@ class GradientsByLength:
             ) from error
 
     @classmethod
-    def _from_json(cls, content: Mapping[str, Any]) -> Self:
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Make a result of what :meth:`to_json` gave.
+
+        Args:
+            content: plain JSON values.
+
+        Returns:
+            An equal result.
+
+        Raises:
+            KeyError: if an entry is missing.
+            TypeError: if one is of another kind.
+        """
         settings = {**content["settings"], "methods": tuple(content["settings"]["methods"])}
         untrained = content.get("untrained")
         return cls(
@@ -369,7 +381,7 @@ class GradientsByLength:
             seconds=content["seconds"],
             provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
             interrupted=content["interrupted"],
-            untrained=None if untrained is None else cls._from_json(untrained),
+            untrained=None if untrained is None else cls.from_json(untrained),
         )
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from ensemble_view.studies.block_gradients import (
     prepare_block_gradients,
 )
 from ensemble_view.studies.lesions import LesionStudy, lesion, prepare_lesions
+from ensemble_view.studies.path_checkpoints import gradients_by_checkpoint
 from ensemble_view.studies.path_gradients import (
     GradientStudy,
     gradients_by_length,
@@ -19,6 +20,7 @@ __all__ = [
     "GradientStudy",
     "LesionStudy",
     "gradients_by_block",
+    "gradients_by_checkpoint",
     "gradients_by_length",
     "lesion",
     "prepare_block_gradients",
