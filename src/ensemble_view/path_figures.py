@@ -199,10 +199,10 @@ def blocks_figure(result: GradientsByBlock) -> Figure:
 def checkpoints_figure(result: GradientsByCheckpoint) -> Figure:
     """Draw how the lengths that carry the gradient change over a training run.
 
-    On the left the mean length at each checkpoint by each weighting, with the smallest interval
-    that holds 95 % of it as a band; on the right the weight of every length at each checkpoint, the
-    later the darker, by the first weighting that was measured of projected, norm of the sum,
-    energy, and paths × mean norm.
+    On the left the mean length at each checkpoint by each weighting; on the right the weight of
+    every length at each checkpoint, the later the darker, by the first weighting that was measured
+    of projected, norm of the sum, energy, and paths × mean norm. The smallest interval that holds
+    95 % of that one is the band on the left.
 
     Args:
         result: gradients by checkpoint.
