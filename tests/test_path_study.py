@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from scipy import stats
 from torch import Tensor, nn
 
 import ensemble_view
@@ -110,6 +111,11 @@ def test_every_column_is_what_enumeration_gives(everything, every_path):
         (-negative).clamp(min=0).sum(0).mean().item(), rel=1e-9, abs=1e-14
     )
     assert everything.undefined == 0
+    lengths = (negative * torch.arange(7)[:, None]).sum(0).numpy()
+    limits = stats.t.interval(0.95, EXAMPLES - 1, lengths.mean(), stats.sem(lengths))
+    assert everything.projected_mean == pytest.approx(limits, rel=1e-9)
+    assert everything.effective["projected"].mean == pytest.approx(lengths.mean(), rel=1e-9)
+    assert f"(interval {limits[0]:.1f} to {limits[1]:.1f})" in everything.summary
 
 
 def test_drawn_paths_converge_to_the_mean_over_all(chain, every_path):

@@ -146,6 +146,8 @@ class GradientsByLength:
         provenance: net, data, versions, seed.
         interrupted: whether it was stopped early; what is here is of the examples done by then.
         untrained: the same of the net before training, if that was asked for.
+        projected_mean: lower and upper limit of the mean length by ``projected``, a 95 % t interval
+            over examples; None unless ``summed`` ran on several.
 
     Example:
         Two blocks whose branches multiply by 3, so that paths carry 1, 3, 3 and 9.
@@ -175,6 +177,7 @@ class GradientsByLength:
     provenance: Provenance
     interrupted: bool = False
     untrained: GradientsByLength | None = None
+    projected_mean: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if [row.length for row in self.rows] != list(range(len(self.rows))) or not self.rows:
@@ -293,6 +296,7 @@ class GradientsByLength:
                     "cost": asdict(self.cost),
                     "negative_mass": self.negative_mass,
                     "undefined": self.undefined,
+                    "projected_mean": self.projected_mean,
                     "seconds": self.seconds,
                     "interrupted": self.interrupted,
                     "effective": {name: asdict(each) for name, each in self.effective.items()},
@@ -371,7 +375,7 @@ class GradientsByLength:
             TypeError: if one is of another kind.
         """
         settings = {**content["settings"], "methods": tuple(content["settings"]["methods"])}
-        untrained = content.get("untrained")
+        untrained, limits = content.get("untrained"), content.get("projected_mean")
         return cls(
             rows=tuple(LengthRow(**row) for row in content["rows"]),
             settings=GradientSettings(**settings),
@@ -382,6 +386,7 @@ class GradientsByLength:
             provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
             interrupted=content["interrupted"],
             untrained=None if untrained is None else cls.from_json(untrained),
+            projected_mean=None if limits is None else (limits[0], limits[1]),
         )
 
     def __repr__(self) -> str:

@@ -111,9 +111,11 @@ def summary(result: GradientsByLength) -> str:
     for name, words in NAMES.items():
         if name in result.effective:
             found = result.effective[name]
+            limits = result.projected_mean if name == "projected" else None
+            known = "" if limits is None else f" (interval {limits[0]:.1f} to {limits[1]:.1f})"
             sentences.append(
-                f"By {words}, the mean length is {found.mean:.1f}, and 95 % of the weight lies on "
-                f"lengths {found.low} to {found.high}, which are "
+                f"By {words}, the mean length is {found.mean:.1f}{known}, and 95 % of the weight "
+                f"lies on lengths {found.low} to {found.high}, which are "
                 f"{100 * found.share_of_paths:.3g} % of all paths."
             )
     if result.negative_mass is not None:

@@ -140,6 +140,7 @@ class GradientStudy:
             cost=GradientCost(cost.branch_vjps, cost.by_method, measured.examples),
             negative_mass=measured.negative_mass,
             undefined=measured.undefined,
+            projected_mean=measured.projected_mean,
             seconds=time.perf_counter() - started,
             provenance=self.subject.provenance(
                 seed=self.measurement.seed,

@@ -20,6 +20,7 @@ from ensemble_view.paths.lengths import iterate_paths, path_lengths, sample_path
 from ensemble_view.paths.losses import Loss
 from ensemble_view.paths.trace import Trace, trace
 from ensemble_view.results.gradients import GradientSettings, LengthRow
+from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.studies.path_subject import pieces, placed
 
 __all__ = ["FEWEST_GROUPS", "Measured", "Measurement", "enough_groups"]
@@ -242,6 +243,14 @@ class Measured:
         if not sum(map(len, self.shares)):
             return None
         return float(np.clip(-np.concatenate(self.shares), 0, None).sum(1).mean())
+
+    @property
+    def projected_mean(self) -> tuple[float, float] | None:
+        """A t interval over examples of the mean length that their shares give."""
+        if sum(map(len, self.shares)) < 2:
+            return None
+        found = ratio_mean(np.concatenate(self.shares) @ np.arange(self.blocks + 1))
+        return found.low, found.high
 
     @property
     def undefined(self) -> int:
