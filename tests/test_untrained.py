@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_view import Block, Chain, GradientsByLength, gradients_by_length, unravel
-from ensemble_view.checkpoints import save_checkpoint
+from ensemble_view.checkpoints import load_checkpoint, save_checkpoint
 from ensemble_view.cli import main
 from ensemble_view.errors import MeasurementError
 from ensemble_view.models import build
@@ -171,7 +172,7 @@ def test_the_untrained_net_may_be_given(result):
     assert found.untrained is not None
     assert found.untrained.rows == gradients_by_length(given, make_data()).rows
     assert "Before training (as it was given), mean length" in found.summary
-    assert "(fresh weights by its own initialisation, seed 3; BatchNorm, if" in result.summary
+    assert "(weights drawn anew by its modules, seed 3; BatchNorm, if" in result.summary
 
 
 def test_a_chain_by_hand_has_no_untrained_net():
@@ -248,11 +249,46 @@ def run(*words: object) -> int:
 def test_the_command_shows_both(saved, tmp_path, capsys):
     assert run("gradients", saved, "--limit", 20, "--untrained", "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().out
-    assert "Before training (fresh weights" in printed
+    assert "Before training (built anew, seed 0; BatchNorm" in " ".join(printed.split())
     assert max(map(len, printed.splitlines()[1:])) <= 80
     found = GradientsByLength.load(tmp_path / "out").untrained
     assert found is not None
     assert found.provenance.model["name"] == "resnet8, untrained"
+
+
+def test_checkpoints_are_built_anew_by_the_name_of_their_architecture(saved, tmp_path):
+    checkpoint = load_checkpoint(saved)
+    state = torch.get_rng_state()
+    fresh = checkpoint.untrained(5)
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        built = build("resnet8,width=4", in_channels=1)
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(fresh.parameters(), built.parameters(), strict=True)
+    )
+    renamed = dataclasses.replace(checkpoint, architecture="somewhere.Net")
+    assert renamed.untrained() is None
+    deeper = dataclasses.replace(checkpoint, architecture="cifar:resnet14")
+    assert deeper.untrained() is None
+    drawn = gradients_by_length(renamed, "digits", limit=6, untrained=True)
+    assert "(weights drawn anew by its modules, seed 0" in drawn.summary
+
+
+def test_another_librarys_net_is_built_by_its_own_rule(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torchvision.models.resnet18(num_classes=5)
+    nn.init.ones_(net.conv1.weight)
+    path = tmp_path / "net.pt"
+    torch.save(net.state_dict(), path)
+    fresh = load_checkpoint(path).untrained(1)
+    # Normal by the outputs, where a convolution's own reset_parameters is uniform by the inputs.
+    weight = fresh.layer4[1].conv2.weight
+    assert weight.var().item() == pytest.approx(2 / (512 * 9), rel=0.02)
+    assert weight.abs().max() > 4 * weight.std()
 
 
 def test_options_about_lengths_are_refused_by_block(saved, capsys):

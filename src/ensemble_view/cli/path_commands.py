@@ -137,7 +137,7 @@ def gradients(
         bool,
         typer.Option(
             "--untrained",
-            help="Also measure the net before training: fresh weights by its own initialisation.",
+            help="Also measure the net before training: built anew, or its weights drawn anew.",
             rich_help_panel="Study",
         ),
     ] = False,

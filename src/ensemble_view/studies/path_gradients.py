@@ -222,10 +222,11 @@ def gradients_by_length(
             since it needs ``vectors`` times as many).
         chunk: Lengths that go through a block at a time; by default 1 on a CPU, else 16, which then
             go in one call.
-        untrained: Also measure the net before training, as ``.untrained`` of the result: a copy
-            with fresh weights by its own initialisation (``reset_parameters`` and ``_init_weights``
-            of its modules), drawn by the seed, BatchNorm's running statistics those of the first
-            batch; or that net itself, which is taken as it is.
+        untrained: Also measure the net before training, as ``.untrained`` of the result: built anew
+            where a checkpoint names its architecture, else a copy whose weights are drawn anew by
+            ``reset_parameters`` and ``_init_weights`` of its modules; by the seed, BatchNorm's
+            running statistics those of the first batch. Or that net itself, which is taken as it
+            is.
         command: Recorded in the result; by default the program's command line.
         progress: Called with the branch VJPs done, times examples.
 
@@ -368,8 +369,9 @@ def prepare_gradients(
     study = _rehearsed(subject, measurement, command)
     if untrained is False:
         return study
+    fresh, how = _untrained(untrained, model, subject, measurement)
     beside = prepare_gradients(
-        _untrained(untrained, subject, measurement),
+        fresh,
         subject.data,
         method=methods,
         loss=loss,
@@ -387,29 +389,34 @@ def prepare_gradients(
     described = {
         **beside.subject.model,
         "name": f"{subject.model['name']}, untrained",
-        "untrained": "as it was given"
-        if isinstance(untrained, nn.Module)
-        else f"fresh weights by its own initialisation, seed {seed}; BatchNorm, if any, with the "
-        "statistics of the first batch",
+        "untrained": how,
     }
     named = replace(beside.subject, model=described)
     return replace(study, untrained=replace(beside, subject=named))
 
 
-def _untrained(given: bool | nn.Module, subject: Subject, measurement: Measurement) -> nn.Module:
+def _untrained(
+    given: bool | nn.Module,
+    model: nn.Module | Chain | Checkpoint,
+    subject: Subject,
+    measurement: Measurement,
+) -> tuple[nn.Module, str]:
+    """The net before training, and how it was come by."""
     if isinstance(given, nn.Module):
-        return given
-    model = subject.chain.model
-    if model is None:
+        return given, "as it was given"
+    if subject.chain.model is None:
         raise MeasurementError(
             "A chain put together by hand has no model that could be initialised anew; give the "
             "model, or measure the untrained chain by itself."
         )
-    fresh = untrained_copy(model, measurement.seed)
+    seed, how = measurement.seed, "built anew"
+    fresh = model.untrained(seed) if isinstance(model, Checkpoint) else None
+    if fresh is None:
+        fresh, how = untrained_copy(subject.chain.model, seed), "weights drawn anew by its modules"
     batch = next(iter(subject.portions[0][1].data.batches(measurement.batch_size)))
     inputs, _ = next(pieces(*batch, measurement.batch_size))
     calibrate_batchnorm(fresh, placed(inputs, measurement.device))
-    return fresh
+    return fresh, f"{how}, seed {seed}; BatchNorm, if any, with the first batch's statistics"
 
 
 def _rehearsed(subject: Subject, measurement: Measurement, command: str | None) -> GradientStudy:

@@ -1,4 +1,4 @@
-"""The net before training: the same architecture with fresh weights by its own initialisation."""
+"""The net before training, where it cannot be built anew: its weights drawn by its own modules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["calibrate_batchnorm", "untrained_copy"]
 
 
 def untrained_copy(model: nn.Module, seed: int) -> nn.Module:
-    """Copy a net and draw its weights anew, as its own code initialises them.
+    """Copy a net and draw its weights anew, as its modules initialise them.
 
     Every module's ``reset_parameters`` is called, the outer ones last, since they speak for what
     they hold; then ``_init_weights``, a function of a module by which many nets draw the weights of
