@@ -20,7 +20,7 @@ The command line calls the same studies.
 
 ``count_paths`` counts the paths through the blocks; ``gradients_by_length`` takes a chain and a
 batch, carries one cotangent per length back through the parts of each block (paths), and says which
-lengths supply the gradient.
+lengths supply the gradient; ``gradients_by_block`` says how much of it passes through which branch.
 
 The core is small: ``chain``, ``interventions``, ``plan`` and ``engine``; read them in that order.
 """
@@ -57,8 +57,16 @@ from ensemble_view.interventions import (
 from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
+from ensemble_view.results.blocks import GradientsByBlock
+from ensemble_view.results.by_checkpoint import GradientsByCheckpoint
 from ensemble_view.results.gradients import GradientsByLength
-from ensemble_view.studies import export, gradients_by_length, lesion
+from ensemble_view.studies import (
+    export,
+    gradients_by_block,
+    gradients_by_checkpoint,
+    gradients_by_length,
+    lesion,
+)
 from ensemble_view.studies.inspection import inspect
 from ensemble_view.studies.path_counts import count_paths
 
@@ -72,6 +80,8 @@ __all__ = [
     "Engine",
     "EnsembleViewError",
     "Extracted",
+    "GradientsByBlock",
+    "GradientsByCheckpoint",
     "GradientsByLength",
     "Intervention",
     "Keep",
@@ -95,6 +105,8 @@ __all__ = [
     "edited",
     "export",
     "extract",
+    "gradients_by_block",
+    "gradients_by_checkpoint",
     "gradients_by_length",
     "inspect",
     "lesion",

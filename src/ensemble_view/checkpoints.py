@@ -106,6 +106,35 @@ class Checkpoint:
         """
         return _example(self.model, self.inputs, self.input_shape, batch, seed)
 
+    def untrained(self, seed: int = 0) -> nn.Module | None:
+        """Build the same net anew, with the random weights that its code gives it.
+
+        Args:
+            seed: Of the weights; the states of torch's generators are put back.
+
+        Returns:
+            The net in eval mode, on the same device; None where the architecture's name does not
+            lead to one with the same weights.
+
+        Example:
+            >>> fresh = load_checkpoint("digits-resnet110").untrained()
+            >>> fresh.training, float(fresh.bn1.running_mean.abs().max())
+            (False, 0.0)
+        """
+        weights = self.model.state_dict()
+        devices = sorted({value.device for value in weights.values() if value.is_cuda}, key=str)
+        try:
+            with torch.random.fork_rng(devices):
+                torch.manual_seed(seed)
+                model = build_for_weights(self.architecture, weights, infer(weights)).model
+        except (ArchitectureError, CheckpointError):
+            return None
+        shapes = {name: value.shape for name, value in weights.items()}
+        if shapes != {name: value.shape for name, value in model.state_dict().items()}:
+            return None
+        like = next(self.model.parameters(), torch.empty(0))
+        return model.eval().to(like.device, like.dtype)
+
 
 def resolve_model(name_or_path: str | Path) -> Path:
     """Return the file of a model given by path, or by the name of a bundled one.

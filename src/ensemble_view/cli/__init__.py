@@ -52,7 +52,7 @@ from ensemble_view.studies.inspection import inspect as run_inspect
 from ensemble_view.studies.inspection_cache import cached_inspection
 from ensemble_view.studies.subject import examine, text_for
 
-__all__ = ["app", "main", "text_for"]
+__all__ = ["app", "main", "progress_bar", "text_for"]
 
 app = typer.Typer(
     name="ensemble-view",

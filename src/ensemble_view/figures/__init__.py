@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from ensemble_view.figures.lesions import comparison_figure, lesion_figure, measured_figure
-from ensemble_view.figures.paths import gradients_figure, paths_figure
+from ensemble_view.figures.paths import (
+    blocks_figure,
+    checkpoints_figure,
+    gradients_figure,
+    paths_figure,
+)
 from ensemble_view.figures.style import COLUMN_WIDTH, FULL_WIDTH, paper_style, save_figure
 
 __all__ = [
     "COLUMN_WIDTH",
     "FULL_WIDTH",
+    "blocks_figure",
+    "checkpoints_figure",
     "comparison_figure",
     "gradients_figure",
     "lesion_figure",

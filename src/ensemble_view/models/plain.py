@@ -71,6 +71,10 @@ class PlainNet(nn.Module):
             units += [ConvolutionUnit(outputs, outputs) for _ in range(per_stage - 1)]
         self.units = nn.Sequential(*units)
         self.linear = nn.Linear(width * 4, classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as :func:`~ensemble_view.models.initialisation.initialise`."""
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

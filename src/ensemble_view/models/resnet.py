@@ -94,6 +94,10 @@ class ResNet(nn.Module):
         self.ends_with_relu = placement in ("relu_only", "full")
         self.linear = nn.Linear(inputs, classes)
         limit_branches(blocks, survival, kept)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as :func:`~ensemble_view.models.initialisation.initialise`."""
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -75,6 +75,10 @@ class VGG(nn.Module):
         self.hidden = nn.Linear(inputs, inputs, bias=norm == "none")
         self.hidden_bn = nn.BatchNorm1d(inputs) if norm == "batch" else nn.Identity()
         self.linear = nn.Linear(inputs, classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as :func:`~ensemble_view.models.initialisation.initialise`."""
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from ensemble_view.studies.block_gradients import (
+    BlockGradientStudy,
+    gradients_by_block,
+    prepare_block_gradients,
+)
 from ensemble_view.studies.exporting import Exported, export
 from ensemble_view.studies.lesions import LesionStudy, lesion, prepare_lesions
+from ensemble_view.studies.path_checkpoints import gradients_by_checkpoint
 from ensemble_view.studies.path_gradients import (
     GradientStudy,
     gradients_by_length,
@@ -11,12 +17,16 @@ from ensemble_view.studies.path_gradients import (
 )
 
 __all__ = [
+    "BlockGradientStudy",
     "Exported",
     "GradientStudy",
     "LesionStudy",
     "export",
+    "gradients_by_block",
+    "gradients_by_checkpoint",
     "gradients_by_length",
     "lesion",
+    "prepare_block_gradients",
     "prepare_gradients",
     "prepare_lesions",
 ]
