@@ -80,7 +80,7 @@ def test_saved_and_loaded_results_are_equal(result, tmp_path):
     content = json.loads((tmp_path / "results.json").read_text())
     content["results"][0].pop("rows")
     (tmp_path / "results.json").write_text(json.dumps(content))
-    with pytest.raises(ResultError, match="is not whole"):
+    with pytest.raises(ResultError, match="do not fit together"):
         GradientsByCheckpoint.load(tmp_path)
 
 

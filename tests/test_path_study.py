@@ -397,7 +397,7 @@ def test_saved_counts_are_loaded_exactly(chain, tmp_path):
     for broken in ("[]", '{"length": 0}'):
         content = json.loads(file.read_text()) | {"blocks": json.loads(broken)}
         file.write_text(json.dumps(content))
-        with pytest.raises(ResultError, match=r"is not whole \(.*count the paths again"):
+        with pytest.raises(ResultError, match=r"do not fit together \("):
             PathCounts.load(tmp_path / "0")
     file.write_text('{"kind": "lesion"}')
     with pytest.raises(ResultError, match="expected 'paths'"):
