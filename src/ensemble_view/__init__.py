@@ -56,7 +56,9 @@ from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
 from ensemble_view.results.gradients import GradientsByLength
-from ensemble_view.studies import gradients_by_length, lesion
+from ensemble_view.results.reordering import ReorderResult
+from ensemble_view.results.trials import ManyResult
+from ensemble_view.studies import gradients_by_length, lesion, many, reorder
 from ensemble_view.studies.inspection import inspect
 from ensemble_view.studies.path_counts import count_paths
 
@@ -75,12 +77,14 @@ __all__ = [
     "LabelledData",
     "LanguageResult",
     "LesionResult",
+    "ManyResult",
     "MeasuredResult",
     "MiddleRepeat",
     "Parallel",
     "PathLengths",
     "Plan",
     "Reorder",
+    "ReorderResult",
     "Repeat",
     "Replace",
     "Reverse",
@@ -94,10 +98,12 @@ __all__ = [
     "inspect",
     "lesion",
     "load_checkpoint",
+    "many",
     "open_data",
     "open_text",
     "parse_interventions",
     "path_lengths",
+    "reorder",
     "save_checkpoint",
     "unravel",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ensemble_view.figures.lesions import comparison_figure, lesion_figure, measured_figure
 from ensemble_view.figures.paths import gradients_figure, paths_figure
 from ensemble_view.figures.style import COLUMN_WIDTH, FULL_WIDTH, paper_style, save_figure
+from ensemble_view.figures.trials import many_figure, reorder_figure
 
 __all__ = [
     "COLUMN_WIDTH",
@@ -12,8 +13,10 @@ __all__ = [
     "comparison_figure",
     "gradients_figure",
     "lesion_figure",
+    "many_figure",
     "measured_figure",
     "paper_style",
     "paths_figure",
+    "reorder_figure",
     "save_figure",
 ]
