@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import Counter
 from functools import cache
@@ -30,7 +31,8 @@ from ensemble_view import (
     reorder,
     unravel,
 )
-from ensemble_view.datasets import TextData
+from ensemble_view.cli import main
+from ensemble_view.datasets.text_sources import windows
 from ensemble_view.errors import InterventionError, MeasurementError
 from ensemble_view.models import build
 from ensemble_view.plan import Slot
@@ -75,12 +77,12 @@ def images() -> Tensor:
 
 @cache
 def data() -> tuple[Tensor, Tensor]:
-    """Labels that the net gets right in about two of three cases."""
+    """Labels most of which the net gets right."""
     with torch.no_grad():
         labels = net()(images()).argmax(1)
     generator = torch.Generator().manual_seed(2)
     other = torch.randint(0, 3, (EXAMPLES,), generator=generator)
-    return images(), torch.where(torch.arange(EXAMPLES) % 2 == 0, labels, other)
+    return images(), torch.where(torch.arange(EXAMPLES) % 8 != 0, labels, other)
 
 
 def errors_by_hooks(*interventions: ensemble_view.Intervention) -> np.ndarray:
@@ -433,7 +435,7 @@ def test_neighbours_are_swapped_one_by_one_with_tangos_interval():
 def test_whole_stages_are_reversed_and_shuffled():
     result = reorder(net(), data(), stages=True, batch_size=8)
     assert isinstance(result, ensemble_view.LesionResult)
-    labels = ["reverse 0-2", "shuffle 0-2", "reverse 4,5", "shuffle 4,5"]
+    labels = ["reverse 0-2", "shuffle 0-2", "reverse 4-5", "shuffle 4-5"]
     assert result.frame["blocks"].tolist()[:4] == labels
     assert result.frame["blocks"].tolist()[-2:] == ["reverse all", "shuffle all"]
     assert len(result.frame) == 8
@@ -510,7 +512,9 @@ def test_the_figure_shows_means_intervals_full_net_and_chance(make, dose):
     figure, frame = result.plot(), result.frame
     axes = figure.axes[0]
     expected = {float(row[dose]): (row["low"], row["high"]) for row in frame.to_dict("records")}
-    assert intervals(figure) == pytest.approx(expected)
+    drawn = intervals(figure)
+    assert list(drawn) == pytest.approx(list(expected))
+    np.testing.assert_allclose(list(drawn.values()), list(expected.values()))
     means = axes.lines[-1]
     np.testing.assert_allclose(means.get_ydata(), frame["mean"])
     levels = [float(line.get_ydata()[0]) for line in axes.lines if list(line.get_xdata()) == [0, 1]]
@@ -537,7 +541,7 @@ def test_rows_and_trials_must_fit_the_outcomes():
 def test_language_models_are_measured_by_the_loss_per_token():
     model = own_net(vocabulary=VOCABULARY, blocks=3)
     tokens = sequences(12, 7, 12)
-    text = TextData("drawn", tuple(tokens), 64, "none")
+    text = windows("drawn", tokens, 64, "drawn")
     result = many(model, text, count="1-2", trials=3, batch_size=2)
     found = unravel(model, torch.from_numpy(tokens[0])[None])
     assert len(result.deleted) == 6
@@ -572,6 +576,62 @@ def test_a_measure_of_ones_own_is_drawn_from_too():
     assert "chance" not in result.summary
     assert result.plot().axes[0].get_ylabel() == "Margin"
     assert max(map(len, repr(result).splitlines())) <= 80
+
+
+# On the command line.
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The net's weights, in single precision as files of weights are."""
+    file = tmp_path_factory.mktemp("net") / "net.pt"
+    torch.manual_seed(0)
+    ensemble_view.save_checkpoint(
+        file,
+        build("resnet14,width=4", in_channels=1),
+        architecture="resnet14,width=4,in_channels=1",
+        data="digits",
+        input_shape=(1, 8, 8),
+    )
+    return file
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return int(stop.value.code or 0)
+
+
+def test_one_command_each_makes_the_figures(checkpoint, tmp_path, capsys):
+    shared = ("--limit", 20, "--batch-size", 20, "--trials", 5)
+    many_words = ("lesion", checkpoint, *shared, "--count", "1-2", "--out", tmp_path / "a")
+    assert run(*many_words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("10 sets of 1 to 2 of 6 blocks on 20 examples: ")
+    assert "Spearman's correlation of error with the number" in " ".join(said.split())
+    assert ManyResult.load(tmp_path / "a").run.provenance.seed == 0
+    words = ("reorder", checkpoint, *shared, "--swaps", "1-2", "--seed", 4)
+    assert run(*words, "--out", tmp_path / "b") == 0
+    said = capsys.readouterr().out
+    assert "Spearman's correlation of error with Kendall's tau" in " ".join(said.split())
+    assert ReorderResult.load(tmp_path / "b").run.provenance.seed == 4
+    assert run("reorder", checkpoint, *shared, "--adjacent", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["lesions"]
+    assert [row["blocks"] for row in rows] == ["swap 0 1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--trials", 9), "--trials is for random deletions; say how many blocks, such as --cou"),
+        (("--stratified",), "--stratified is for random deletions"),
+        (("--count", "1-3", "--do", "swap 0 1"), "--count deletes random blocks, --do chosen"),
+        (("--count", "7"), "7 blocks are to be deleted, but only 6 of the 6 blocks can be del"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_sentence(checkpoint, capsys, words, sentence):
+    assert run("lesion", checkpoint, "--limit", 10, *words) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
 
 
 # The normalised drop of crossed trials.

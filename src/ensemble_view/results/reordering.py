@@ -123,16 +123,11 @@ class ReorderResult(TrialsResult):
 
     @property
     def table(self) -> str:
-        """One row per bin of tau; a star where nothing is said of other orders."""
+        """One row per bin of Kendall's tau; a star where nothing is said of other orders."""
         rows = self._rows
         alone = [self.complete or row["trials"] == 1 for row in rows]
         doses = {
-            "Kendall's tau": [
-                f"{row['tau_most']:.3f}"
-                if row["tau_most"] == row["tau_least"]
-                else f"{row['tau_most']:.3f} to {row['tau_least']:.3f}"
-                for row in rows
-            ],
+            "tau": [f"{row['tau']:.3f}" for row in rows],
             "trials": [
                 f"{row['trials']}{'*' if one else ' '}"
                 for row, one in zip(rows, alone, strict=True)

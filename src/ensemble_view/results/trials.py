@@ -183,7 +183,7 @@ class TrialsResult(StudyResult):
     def _table(self, doses: Mapping[str, Sequence[str]], rows: list[dict[str, Any]]) -> list[str]:
         """Lines of a table: columns of the dose, then mean and worsening with their intervals."""
         error = self.run.scores.name == "error"
-        spec, signed, width = (".4f", "+.4f", 7) if error else ("#.4g", "+#.4g", 10)
+        spec, signed, width = (".4f", "+.4f", 7) if error else ("#.3g", "+#.3g", 9)
 
         def cells(row: dict[str, Any]) -> str:
             number = {
