@@ -126,8 +126,16 @@ class ReorderResult(TrialsResult):
         """One row per bin of Kendall's tau; a star where nothing is said of other orders."""
         rows = self._rows
         alone = [self.complete or row["trials"] == 1 for row in rows]
+        # Where numbers of any size need the room, the bin's mean must do.
+        ranges = self.run.scores.name == "error"
+        head = "Kendall's tau" if ranges else "tau"
         doses = {
-            "tau": [f"{row['tau']:.3f}" for row in rows],
+            head: [
+                f"{row['tau_most']:.3f} to {row['tau_least']:.3f}"
+                if ranges
+                else f"{row['tau']:.3f}"
+                for row in rows
+            ],
             "trials": [
                 f"{row['trials']}{'*' if one else ' '}"
                 for row, one in zip(rows, alone, strict=True)
