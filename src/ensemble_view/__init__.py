@@ -60,12 +60,16 @@ from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
 from ensemble_view.results.blocks import GradientsByBlock
 from ensemble_view.results.by_checkpoint import GradientsByCheckpoint
 from ensemble_view.results.gradients import GradientsByLength
+from ensemble_view.results.reordering import ReorderResult
+from ensemble_view.results.trials import ManyResult
 from ensemble_view.studies import (
     export,
     gradients_by_block,
     gradients_by_checkpoint,
     gradients_by_length,
     lesion,
+    many,
+    reorder,
 )
 from ensemble_view.studies.inspection import inspect
 from ensemble_view.studies.path_counts import count_paths
@@ -88,12 +92,14 @@ __all__ = [
     "LabelledData",
     "LanguageResult",
     "LesionResult",
+    "ManyResult",
     "MeasuredResult",
     "MiddleRepeat",
     "Parallel",
     "PathLengths",
     "Plan",
     "Reorder",
+    "ReorderResult",
     "Repeat",
     "Replace",
     "Reverse",
@@ -111,10 +117,12 @@ __all__ = [
     "inspect",
     "lesion",
     "load_checkpoint",
+    "many",
     "open_data",
     "open_text",
     "parse_interventions",
     "path_lengths",
+    "reorder",
     "save_checkpoint",
     "unravel",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -17,7 +17,7 @@ import typer
 import ensemble_view
 from ensemble_view.bench import bench as run_bench
 from ensemble_view.bench import overhead as run_overhead
-from ensemble_view.cli.ending import finish
+from ensemble_view.cli.ending import Study, finish
 from ensemble_view.cli.export_command import export
 from ensemble_view.cli.opening import command_line, load, open_named
 from ensemble_view.cli.options import (
@@ -44,9 +44,18 @@ from ensemble_view.cli.options import (
 from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import progress_bar, stages
 from ensemble_view.cli.train_command import train
+from ensemble_view.cli.trial_commands import (
+    Count,
+    ShapeKeeping,
+    Stratified,
+    Trials,
+    random_lesions,
+    reorder,
+)
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.results.files import prepare_folder
 from ensemble_view.studies import prepare_lesions
+from ensemble_view.studies.experiment import Options
 from ensemble_view.studies.inspection import Inspection
 from ensemble_view.studies.inspection import inspect as run_inspect
 from ensemble_view.studies.inspection_cache import cached_inspection
@@ -84,7 +93,8 @@ def lesion(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for lesions.csv, results.json, outcomes.npz, lesion.pdf and .png.",
+            help="Folder for lesions.csv (with --count many.csv, trials.csv), results.json, "
+            "outcomes.npz, the figure as .pdf and .png.",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -97,6 +107,10 @@ def lesion(
             rich_help_panel="Study",
         ),
     ] = None,
+    count: Count = None,
+    trials: Trials = None,
+    shape_keeping: ShapeKeeping = False,
+    stratified: Stratified = False,
     do: Annotated[
         str | None,
         typer.Option(
@@ -131,9 +145,11 @@ def lesion(
 
     The branch of a block is set to zero at inference; its shortcut stays (Veit, Wilber and
     Belongie 2016, figure 3). Intervals are paired: the same examples before and after. On text:
-    next-token accuracy, loss and perplexity.
+    next-token accuracy, loss and perplexity. With --count, random blocks at once (figure 5a).
 
     Example:  ensemble-view lesion resnet56.th --data cifar10 --out lesions/
+
+    Example:  ensemble-view lesion resnet56.th --data cifar10 --count 1-20 --trials 50
     """
     if out is not None:
         prepare_folder(out)
@@ -142,17 +158,19 @@ def lesion(
         checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
         tokenizer, length,
     )  # fmt: skip
-    study = prepare_lesions(
-        checkpoint,
-        opened,
-        blocks=blocks,
-        do=do,
-        plain=plain,
-        granularity=granularity,
-        seed=seed,
-        batch_size=batch_size,
-        command=command_line(),
-    )
+    options: Options = {
+        "plain": plain,
+        "granularity": granularity,
+        "seed": seed,
+        "batch_size": batch_size,
+        "command": command_line(),
+    }
+    study: Study[Any] | None = random_lesions(
+        checkpoint, opened, options,
+        count=count, trials=trials, shape_keeping=shape_keeping, stratified=stratified,
+        others={"--blocks": blocks, "--do": do},
+    )  # fmt: skip
+    study = study or prepare_lesions(checkpoint, opened, blocks=blocks, do=do, **options)
     finish(
         study,
         "lesions",
@@ -287,6 +305,7 @@ def bench(
 app.command()(paths)
 app.command()(gradients)
 app.command()(export)
+app.command()(reorder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

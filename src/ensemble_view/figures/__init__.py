@@ -10,6 +10,7 @@ from ensemble_view.figures.paths import (
     paths_figure,
 )
 from ensemble_view.figures.style import COLUMN_WIDTH, FULL_WIDTH, paper_style, save_figure
+from ensemble_view.figures.trials import many_figure, reorder_figure
 
 __all__ = [
     "COLUMN_WIDTH",
@@ -19,8 +20,10 @@ __all__ = [
     "comparison_figure",
     "gradients_figure",
     "lesion_figure",
+    "many_figure",
     "measured_figure",
     "paper_style",
     "paths_figure",
+    "reorder_figure",
     "save_figure",
 ]

@@ -66,7 +66,7 @@ class StudyResult(ABC):
     @classmethod
     @abstractmethod
     def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
-        """The result that was recorded; a KeyError, TypeError or ValueError means that it is broken."""
+        """The result that was recorded; a KeyError, TypeError or ValueError: it is broken."""
 
     @property
     def stopped_after(self) -> int | None:

@@ -34,6 +34,7 @@ RUINOUS = 0.50
 _MOST_ROWS = 80
 _WIDTH = 80
 _P_WIDTH = 8
+_LABEL_WIDTH = 13
 _MOST_LABELS = 12
 
 
@@ -92,7 +93,7 @@ def text_table(frame: pd.DataFrame, wording: Wording = ACCURACY) -> str:
              3  layer1.3                0.9100  +0.0200  [+0.0110, +0.0310]     <.001
     """
     width = max([5, *(len(str(label)) for label in frame["blocks"])])
-    width = min(width, 12)
+    width = min(width, _LABEL_WIDTH)
     value, effect = (len(format(0.0, spec)) for spec in wording.formats)
     taken = width + 4 + value + 2 + effect + 2 + 2 * effect + 4 + 2 + _P_WIDTH
     module = min(20 - max(0, width - 6), _WIDTH - taken - 2)
