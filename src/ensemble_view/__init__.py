@@ -55,9 +55,11 @@ from ensemble_view.interventions import (
 from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
+from ensemble_view.results.dose import DoseResult
 from ensemble_view.results.gradients import GradientsByLength
 from ensemble_view.results.reaction import ReactionResult
 from ensemble_view.studies import gradients_by_length, lesion
+from ensemble_view.studies.dose import dose_response
 from ensemble_view.studies.inspection import inspect
 from ensemble_view.studies.path_counts import count_paths
 from ensemble_view.studies.reaction import reaction
@@ -68,6 +70,7 @@ __all__ = [
     "Checkpoint",
     "Compose",
     "Delete",
+    "DoseResult",
     "DropShortcut",
     "Engine",
     "EnsembleViewError",
@@ -92,6 +95,7 @@ __all__ = [
     "TextData",
     "branch_means",
     "count_paths",
+    "dose_response",
     "edited",
     "gradients_by_length",
     "inspect",

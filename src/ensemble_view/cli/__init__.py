@@ -42,7 +42,7 @@ from ensemble_view.cli.options import (
 )
 from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import progress_bar, stages
-from ensemble_view.cli.reaction_commands import reaction
+from ensemble_view.cli.reaction_commands import dose, reaction
 from ensemble_view.datasets import open_data
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.results.files import prepare_folder
@@ -363,6 +363,7 @@ def bench(
 app.command()(paths)
 app.command()(gradients)
 app.command()(reaction)
+app.command()(dose)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

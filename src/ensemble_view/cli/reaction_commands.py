@@ -30,10 +30,12 @@ from ensemble_view.cli.options import (
     Tokenizer,
     TrustPickle,
 )
+from ensemble_view.errors import MeasurementError
 from ensemble_view.results.files import prepare_folder
+from ensemble_view.studies.dose import DOSES, prepare_dose_response
 from ensemble_view.studies.reaction import prepare_reaction
 
-__all__ = ["reaction"]
+__all__ = ["dose", "reaction"]
 
 
 def reaction(
@@ -93,3 +95,91 @@ def reaction(
         command=command_line(),
     )
     finish(study, "reactions", as_json=as_json, out=out, whole=f"{len(opened):,} {opened.unit}")
+
+
+def dose(
+    model: Model,
+    data: Data = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Which branches: indices from 0 and module paths, 3,7-9 or 'layer3.*'. Default: "
+            "all that can be deleted.",
+            rich_help_panel="Study",
+        ),
+    ] = None,
+    doses: Annotated[
+        str,
+        typer.Option(help="What they are multiplied by; 1: full net.", rich_help_panel="Study"),
+    ] = ",".join(f"{each:g}" for each in DOSES),
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Random perturbations beside each deletion.", rich_help_panel="Study"
+        ),
+    ] = 3,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for dose.csv, perturbations.csv, results.json, outcomes.npz, dose.pdf "
+            "and .png.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    limit: Limit = None,
+    plain: Plain = False,
+    granularity: Granularity = "block",
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Default: the fastest, measured first.", rich_help_panel="Execution"
+        ),
+    ] = None,
+    as_json: Json = False,
+    split: Split = "test",
+    root: Root = None,
+    download: Download = False,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    tokenizer: Tokenizer = None,
+    length: Length = None,
+    arch: Arch = None,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Scale branches from 0 to 1.5, each alone and all together; add noise of their norm instead.
+
+    Is it because branches are small that deleting one does little (Chang et al. 2017)? Then noise
+    of the same norm in a random direction would do as much.
+
+    Example:  ensemble-view dose resnet56.th --data cifar10 --blocks 3,7-9 --out dose/
+    """
+    if out is not None:
+        prepare_folder(out)
+    try:
+        factors = [float(each) for each in doses.split(",")]
+    except ValueError:
+        raise MeasurementError(
+            f"--doses is {doses!r}; write numbers separated by commas, such as 0,0.5,1.5."
+        ) from None
+    checkpoint = load(model, arch, trust_pickle, device)
+    opened = open_named(
+        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
+        tokenizer, length,
+    )  # fmt: skip
+    study = prepare_dose_response(
+        checkpoint,
+        opened,
+        blocks=blocks,
+        doses=factors,
+        draws=draws,
+        plain=plain,
+        granularity=granularity,
+        seed=seed,
+        batch_size=batch_size,
+        command=command_line(),
+    )
+    finish(study, "doses", as_json=as_json, out=out, whole=f"{len(opened):,} {opened.unit}")
