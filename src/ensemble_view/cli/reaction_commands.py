@@ -37,6 +37,8 @@ from ensemble_view.studies.reaction import prepare_reaction
 
 __all__ = ["dose", "reaction"]
 
+_DOSES = ",".join(f"{factor:g}" for factor in DOSES)
+
 
 def reaction(
     model: Model,
@@ -111,7 +113,7 @@ def dose(
     doses: Annotated[
         str,
         typer.Option(help="What they are multiplied by; 1: full net.", rich_help_panel="Study"),
-    ] = ",".join(f"{each:g}" for each in DOSES),
+    ] = _DOSES,
     draws: Annotated[
         int,
         typer.Option(

@@ -62,8 +62,8 @@ def _curves(axes: Axes, result: DoseResult) -> list[Line2D]:
         )  # fmt: skip
         if not alone:
             full = float(scores.baseline.mean())
-            ends = (full + sign * rows[f"worsening_{end}"] for end in ("low", "high"))
-            axes.vlines(rows["dose"], *ends, color=colour, linewidth=0.8, zorder=3)
+            low, high = (full + sign * rows[f"worsening_{end}"] for end in ("low", "high"))
+            axes.vlines(rows["dose"], low, high, color=colour, linewidth=0.8, zorder=3)
             name = "all branches" if label == "all" else f"branches {label}"
             handles.append(_handle(name, "o", "black", line=True))
     if single:

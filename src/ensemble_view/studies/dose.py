@@ -162,7 +162,7 @@ def prepare_dose_response(
         )
     seed = options.get("seed", 0)
     plans: list[tuple[Dose, Intervention]] = []
-    groups = [(str(index), (index,)) for index in chosen]
+    groups: list[tuple[str, tuple[int, ...]]] = [(str(index), (index,)) for index in chosen]
     if len(chosen) > 1:
         groups.append(("all" if blocks is None else format_blocks(chosen), chosen))
     for label, members in groups:
