@@ -5,8 +5,8 @@ every deletion; of the ResNet-32 also all doses and norm-matched perturbations.
 
     python analyses/reaction.py [IMAGES]
 
-writes ``analyses/reaction/summary.md``, the tables and figures, for 500 images by default. About
-ten minutes on one CPU core.
+writes ``analyses/reaction/summary.md``, the tables and figures, for 150 images. About two
+minutes on one CPU core.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ IMAGES = SHARED / "data" / "cifar10_test.npz"
 # That the checkpoints were trained with.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEED = 0
-LIMIT = 500
+LIMIT = 150
 DRAWS = 3
 
 
