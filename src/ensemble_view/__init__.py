@@ -59,7 +59,9 @@ from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
 from ensemble_view.results.blocks import GradientsByBlock
 from ensemble_view.results.by_checkpoint import GradientsByCheckpoint
+from ensemble_view.results.dose import DoseResult
 from ensemble_view.results.gradients import GradientsByLength
+from ensemble_view.results.reaction import ReactionResult
 from ensemble_view.results.reordering import ReorderResult
 from ensemble_view.results.trials import ManyResult
 from ensemble_view.studies import (
@@ -71,8 +73,10 @@ from ensemble_view.studies import (
     many,
     reorder,
 )
+from ensemble_view.studies.dose import dose_response
 from ensemble_view.studies.inspection import inspect
 from ensemble_view.studies.path_counts import count_paths
+from ensemble_view.studies.reaction import reaction
 
 __all__ = [
     "Block",
@@ -80,6 +84,7 @@ __all__ = [
     "Checkpoint",
     "Compose",
     "Delete",
+    "DoseResult",
     "DropShortcut",
     "Engine",
     "EnsembleViewError",
@@ -98,6 +103,7 @@ __all__ = [
     "Parallel",
     "PathLengths",
     "Plan",
+    "ReactionResult",
     "Reorder",
     "ReorderResult",
     "Repeat",
@@ -108,6 +114,7 @@ __all__ = [
     "TextData",
     "branch_means",
     "count_paths",
+    "dose_response",
     "edited",
     "export",
     "extract",
@@ -122,6 +129,7 @@ __all__ = [
     "open_text",
     "parse_interventions",
     "path_lengths",
+    "reaction",
     "reorder",
     "save_checkpoint",
     "unravel",

@@ -43,6 +43,7 @@ from ensemble_view.cli.options import (
 )
 from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import progress_bar, stages
+from ensemble_view.cli.reaction_commands import dose, reaction
 from ensemble_view.cli.train_command import train
 from ensemble_view.cli.trial_commands import (
     Count,
@@ -306,6 +307,8 @@ app.command()(paths)
 app.command()(gradients)
 app.command()(export)
 app.command()(reorder)
+app.command()(reaction)
+app.command()(dose)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
