@@ -15,6 +15,7 @@ from ensemble_view.paths.lengths import (
     sample_paths,
     smallest_interval,
     surviving_share,
+    surviving_weight,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "sample_paths",
     "smallest_interval",
     "surviving_share",
+    "surviving_weight",
 ]

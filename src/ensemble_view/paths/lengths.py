@@ -25,6 +25,7 @@ __all__ = [
     "sample_paths",
     "smallest_interval",
     "surviving_share",
+    "surviving_weight",
 ]
 
 
@@ -206,6 +207,38 @@ def surviving_share(blocks: int, length: int, deleted: int) -> float:
             f"expected both from 0 to {blocks}."
         )
     return math.comb(blocks - deleted, length) / math.comb(blocks, length)
+
+
+def surviving_weight(weights: Sequence[float], deleted: int) -> float:
+    """Give the weight that is left on average when blocks are deleted at random.
+
+    ``sum over k of w_k C(n - d, k) / C(n, k)``: how a net decays whose paths carry these weights
+    and do not depend on each other.
+
+    Args:
+        weights: One per length 0 to n of all paths of that length together; they may be negative,
+            as projections of gradients are.
+        deleted: How many blocks are deleted, d.
+
+    Returns:
+        The weight; that of all paths where none is deleted, that of length 0 where all are.
+
+    Raises:
+        PathLengthsError: If there are no weights, or deleted lies outside 0 to n.
+
+    Example:
+        >>> surviving_weight([0.0, 0.5, 0.5], deleted=1)
+        0.25
+    """
+    blocks = len(weights) - 1
+    if not 0 <= deleted <= max(blocks, 0) or blocks < 0:
+        raise PathLengthsError(
+            f"Found {len(weights)} weights and {deleted} deleted blocks; expected a weight for each "
+            "length from 0 to the number of blocks, and no more deleted than there are."
+        )
+    return math.fsum(
+        weight * surviving_share(blocks, length, deleted) for length, weight in enumerate(weights)
+    )
 
 
 def iterate_paths(blocks: int, length: int | None = None) -> Iterator[tuple[int, ...]]:

@@ -20,6 +20,7 @@ from scipy.special import bdtr, ndtri
 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics.contrasts import contrast_score
+from ensemble_view.statistics.student import check_level
 
 __all__ = [
     "Interval",
@@ -343,10 +344,7 @@ def normalised_drop(counts: PairedCounts, chance: float, level: float = 0.95) ->
 
 
 def _critical_value(level: float) -> float:
-    if not 0 < level < 1:
-        raise MeasurementError(
-            f"The confidence level is {level}; expected a proportion between 0 and 1, such as 0.95."
-        )
+    check_level(level)
     return float(ndtri((1 + level) / 2))
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr, stdtrit
 
 from ensemble_view.errors import MeasurementError
+from ensemble_view.statistics.student import check_level, student_interval
 
 __all__ = ["RatioMean", "ratio_mean"]
 
@@ -87,10 +87,7 @@ def ratio_mean(
             "A total is not finite or a size not above zero; leave out groups in which nothing was "
             "measured."
         )
-    if not 0 < level < 1:
-        raise MeasurementError(
-            f"The confidence level is {level}; expected a proportion between 0 and 1, such as 0.95."
-        )
+    check_level(level)
     n, whole = y.size, float(m.sum())
     value = float(y.sum()) / whole
     if n == 1:
@@ -101,7 +98,5 @@ def ratio_mean(
     if error <= 1e-12 * max(abs(value), float(np.abs(y).max()) / whole):
         return RatioMean(value, value, value, 1.0 if value == 0 else 0.0)
     freedom = max(1.0, float(np.sum(m**2)) ** 2 / float(np.sum(m**4)) - 1)
-    half = float(stdtrit(freedom, (1 + level) / 2)) * error
-    return RatioMean(
-        value, value - half, value + half, 2 * float(stdtr(freedom, -abs(value) / error))
-    )
+    low, high, p_value = student_interval(value, error, freedom, level)
+    return RatioMean(value, float(low), float(high), float(p_value))
