@@ -20,6 +20,7 @@ from ensemble_view.paths.lengths import (
     sample_paths,
     smallest_interval,
     surviving_share,
+    surviving_weight,
 )
 
 
@@ -51,6 +52,35 @@ def test_shares_that_survive_are_as_published(deleted, length, share):
     expected = math.prod(Fraction(54 - deleted - i, 54 - i) for i in range(length))
     assert found == float(expected)
     assert f"{found:.{len(share.split('.')[1])}f}" == share
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=7), st.data())
+def test_the_weight_that_survives_is_the_mean_over_all_deletions(weights, data):
+    n = len(weights) - 1
+    deleted = data.draw(st.integers(0, n))
+    kept = list(itertools.combinations(range(n), n - deleted))
+    left = [
+        sum(weights[len(path)] / math.comb(n, len(path)) for path in all_within(blocks))
+        for blocks in kept
+    ]
+    assert surviving_weight(weights, deleted) == pytest.approx(sum(left) / len(left), abs=1e-12)
+
+
+def all_within(blocks):
+    return itertools.chain.from_iterable(
+        itertools.combinations(blocks, length) for length in range(len(blocks) + 1)
+    )
+
+
+@pytest.mark.parametrize("n", [54, 1200])
+def test_the_weight_that_survives_at_any_depth(n):
+    only = [0.0] * (n + 1)
+    only[5] = 1.0
+    assert surviving_weight(only, 10) == surviving_share(n, 5, 10)
+    # Every path through k blocks alike, all 2^n of them: half of what goes per deleted block.
+    even = path_lengths(n).weights([1.0] * (n + 1))
+    assert surviving_weight(even, 3) == pytest.approx(1 / 8, rel=1e-9)
+    assert surviving_weight(even, 0) == pytest.approx(1, rel=1e-12)
 
 
 def test_a_tilted_binomial_has_the_published_interval():
@@ -175,6 +205,8 @@ def test_no_smaller_interval_holds_the_share(weights):
         (lambda: path_lengths(2).weights([0.0] * 3), "at least one of them above zero"),
         (lambda: surviving_share(5, 6, 1), "expected both from 0 to 5"),
         (lambda: surviving_share(5, 1, -1), "expected both from 0 to 5"),
+        (lambda: surviving_weight([0.5, 0.5], 2), "Found 2 weights and 2 deleted blocks; expected"),
+        (lambda: surviving_weight([], 0), "Found 0 weights and 0 deleted blocks; expected"),
         (lambda: next(sample_paths(5, 1, length=6)), "No path through 5 blocks has length 6"),
         (lambda: smallest_interval([0.0, 0.0]), "expected more than zero"),
     ],

@@ -233,8 +233,8 @@ def surviving_weight(weights: Sequence[float], deleted: int) -> float:
     blocks = len(weights) - 1
     if not 0 <= deleted <= max(blocks, 0) or blocks < 0:
         raise PathLengthsError(
-            f"Found {len(weights)} weights and {deleted} deleted blocks; expected a weight for each "
-            "length from 0 to the number of blocks, and no more deleted than there are."
+            f"Found {len(weights)} weights and {deleted} deleted blocks; expected a weight for "
+            "each length from 0 to the number of blocks, and no more deleted than there are."
         )
     return math.fsum(
         weight * surviving_share(blocks, length, deleted) for length, weight in enumerate(weights)

@@ -60,7 +60,10 @@ def crossed_mean(
     2:110-114). Where a component's estimate is negative, it is taken as zero: ``MS_T`` or ``MS_E``
     is raised to ``MS_R``.
 
-    For a paired difference give the table of differences from the baseline.
+    For a paired difference give the table of differences from the baseline. By simulation of binary
+    outcomes (``tests/test_crossed.py``) a 95 % interval covers 93 to 97 % from five trials on, but
+    less where the trials' means are strongly skewed, so that few trials carry the mean: 88 % with
+    5 trials, 92 % with 10, 95 % with 50, and 81, 85 and 92 % if moreover the mean is below 6 %.
 
     Args:
         table: outcomes of every trial on every example, shape ``[trials, examples]``, numbers or

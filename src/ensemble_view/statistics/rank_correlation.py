@@ -45,7 +45,9 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike, level: float = 0.95) -> RankCor
     (2000, Psychometrika 65:23-28), ``sqrt((1 + rho^2 / 2) / (n - 3))``, and the jackknife's (Tukey
     1958, Annals of Mathematical Statistics 29:614), which leaves each trial out. The former alone
     falls short where the error saturates, the latter where x has few values that never overlap
-    in y. At a correlation of ±1 the scale is infinite: all correlations are held half the smallest
+    in y. By simulation (``tests/test_rank_correlation.py``) a 95 % interval covers at least 93.5 %
+    from 20 trials on, and up to 100 % where the doses are balanced and the relation is steep. At a
+    correlation of ±1 the scale is infinite: all correlations are held half the smallest
     possible change away from it, which bounds the inner limit; the outer one is then ±1.
 
     Args:

@@ -156,9 +156,10 @@ def held_out_r2(
     error.
 
     It speaks of this fit: another draw of training subsets gives another surrogate. By simulation
-    (``tests/test_surrogates.py``) a 95 % interval covers at least 92 % from 100 fresh subsets on,
-    88 % with 30. Where only rare subsets, such as few in a hundred, leave the additive regime, no
-    interval from so few subsets can know it.
+    (``tests/test_surrogates.py``, 27 branches, 100 examples) a 95 % interval covers 91 to 97 % with
+    200 fresh subsets and with 500, but as little as 83 % with 100 where a net that has mostly
+    collapsed is measured: take 200 or more. Where only subsets too rare to be among them leave the
+    additive regime, no interval can know it.
 
     Args:
         surrogate: fitted on other subsets, to values of the same examples.
