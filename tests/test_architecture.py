@@ -47,7 +47,7 @@ ALLOWED: dict[str, str] = {
     "training": "checkpoints datasets errors models weights_file",
     # What puts it all together.
     "studies": "alteration calibration chain checkpoints datasets discovery engine errors"
-    " interventions measures paths paths.lengths plan results",
+    " interventions measures paths paths.lengths plan results statistics",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
     "cli": "bench checkpoints datasets discovery errors paths.lengths results studies training",
 }

@@ -56,9 +56,11 @@ from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
 from ensemble_view.results.gradients import GradientsByLength
+from ensemble_view.results.power_set import PowerSetResult
 from ensemble_view.studies import gradients_by_length, lesion
 from ensemble_view.studies.inspection import inspect
 from ensemble_view.studies.path_counts import count_paths
+from ensemble_view.studies.power_set import power_set
 
 __all__ = [
     "Block",
@@ -80,6 +82,7 @@ __all__ = [
     "Parallel",
     "PathLengths",
     "Plan",
+    "PowerSetResult",
     "Reorder",
     "Repeat",
     "Replace",
@@ -98,6 +101,7 @@ __all__ = [
     "open_text",
     "parse_interventions",
     "path_lengths",
+    "power_set",
     "save_checkpoint",
     "unravel",
 ]

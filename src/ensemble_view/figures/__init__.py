@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ensemble_view.figures.lesions import comparison_figure, lesion_figure, measured_figure
 from ensemble_view.figures.paths import gradients_figure, paths_figure
+from ensemble_view.figures.power_set import power_set_figure
 from ensemble_view.figures.style import COLUMN_WIDTH, FULL_WIDTH, paper_style, save_figure
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "measured_figure",
     "paper_style",
     "paths_figure",
+    "power_set_figure",
     "save_figure",
 ]

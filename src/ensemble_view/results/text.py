@@ -19,6 +19,7 @@ __all__ = [
     "Wording",
     "html_table",
     "mattering",
+    "shortened",
     "shortened_count",
     "summary",
     "text_table",
@@ -111,11 +112,11 @@ def text_table(frame: pd.DataFrame, wording: Wording = ACCURACY) -> str:
 
 
 def _text_row(row: Mapping[Hashable, Any], wording: Wording, width: int, module: int) -> str:
-    label = _shortened(str(row["blocks"]), width) + ("*" if row["changes_shape"] else " ")
+    label = shortened(str(row["blocks"]), width) + ("*" if row["changes_shape"] else " ")
     value, effect = wording.value[0], wording.effect[0]
     changes = [format(row[f"{effect}{end}"], wording.formats[1]) for end in ("", "_low", "_high")]
     return (
-        f"{label:>{width + 2}} {_shortened(str(row['names']), module):<{module}}  "
+        f"{label:>{width + 2}} {shortened(str(row['names']), module):<{module}}  "
         f"{format(row[value], wording.formats[0])}  {changes[0]}  [{changes[1]}, {changes[2]}]  "
         f"{_p_value(row['p_adjusted']):>{_P_WIDTH}}"
     )
@@ -309,8 +310,20 @@ def _p_value(p: float) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _shortened(text: str, width: int) -> str:
-    """Cut the middle out: the beginning names the module, the end the block."""
+def shortened(text: str, width: int) -> str:
+    """Cut the middle out: the beginning names the module, the end the block.
+
+    Args:
+        text: Any.
+        width: Most characters.
+
+    Returns:
+        The text, or its two ends.
+
+    Example:
+        >>> shortened("transformer.layers.11", 11)
+        'tran...s.11'
+    """
     if len(text) <= width:
         return text
     head = (width - 3) // 2
