@@ -56,11 +56,15 @@ from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
 from ensemble_view.results.gradients import GradientsByLength
+from ensemble_view.results.pairs import PairsResult
 from ensemble_view.results.power_set import PowerSetResult
+from ensemble_view.results.surrogates import SurrogatesResult
 from ensemble_view.studies import gradients_by_length, lesion
 from ensemble_view.studies.inspection import inspect
+from ensemble_view.studies.pairs import pairs
 from ensemble_view.studies.path_counts import count_paths
 from ensemble_view.studies.power_set import power_set
+from ensemble_view.studies.surrogates import surrogates
 
 __all__ = [
     "Block",
@@ -79,6 +83,7 @@ __all__ = [
     "LesionResult",
     "MeasuredResult",
     "MiddleRepeat",
+    "PairsResult",
     "Parallel",
     "PathLengths",
     "Plan",
@@ -88,6 +93,7 @@ __all__ = [
     "Replace",
     "Reverse",
     "Scale",
+    "SurrogatesResult",
     "Swap",
     "TextData",
     "branch_means",
@@ -99,10 +105,12 @@ __all__ = [
     "load_checkpoint",
     "open_data",
     "open_text",
+    "pairs",
     "parse_interventions",
     "path_lengths",
     "power_set",
     "save_checkpoint",
+    "surrogates",
     "unravel",
 ]
 

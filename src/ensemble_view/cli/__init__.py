@@ -42,10 +42,12 @@ from ensemble_view.cli.options import (
 )
 from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import progress_bar, stages
+from ensemble_view.cli.subset_commands import AllSubsets, Only, Pairs, Surrogates, subset_study
 from ensemble_view.datasets import open_data
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.results.files import prepare_folder
 from ensemble_view.studies import prepare_lesions
+from ensemble_view.studies.experiment import Options
 from ensemble_view.studies.inspection import Inspection
 from ensemble_view.studies.inspection import inspect as run_inspect
 from ensemble_view.studies.inspection_cache import cached_inspection
@@ -86,7 +88,8 @@ def lesion(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for lesions.csv, results.json, outcomes.npz, lesion.pdf and .png.",
+            help="Folder for tables (lesions.csv), results.json, outcomes.npz, and the figure "
+            "(lesion.pdf and .png).",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -106,6 +109,10 @@ def lesion(
             rich_help_panel="Study",
         ),
     ] = None,
+    all_subsets: AllSubsets = False,
+    pairs: Pairs = False,
+    surrogates: Surrogates = False,
+    only: Only = None,
     plain: Plain = False,
     granularity: Granularity = "block",
     seed: Seed = 0,
@@ -144,20 +151,27 @@ def lesion(
         checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
         tokenizer, length,
     )  # fmt: skip
-    study = prepare_lesions(
-        checkpoint,
-        opened,
-        blocks=blocks,
-        do=do,
-        plain=plain,
-        granularity=granularity,
-        seed=seed,
-        batch_size=batch_size,
-        command=command_line(),
+    options: Options = {
+        "plain": plain,
+        "granularity": granularity,
+        "seed": seed,
+        "batch_size": batch_size,
+        "command": command_line(),
+    }
+    switches = {
+        "--blocks": blocks is not None,
+        "--do": do is not None,
+        "--all": all_subsets,
+        "--pairs": pairs,
+        "--surrogates": surrogates,
+    }
+    study, unit = subset_study(checkpoint, opened, switches, only, **options) or (
+        prepare_lesions(checkpoint, opened, blocks=blocks, do=do, **options),
+        "lesions",
     )
     finish(
         study,
-        "lesions",
+        unit,
         as_json=as_json,
         out=out,
         whole=f"{len(opened):,} {opened.unit}",
