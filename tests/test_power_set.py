@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import ensemble_view.studies.subset_values as subset_values
 from cases import images as make_images
 from ensemble_view import Block, Chain, Delete, PowerSetResult, edited, power_set, unravel
-from ensemble_view.datasets.text_data import windows
+from ensemble_view.datasets.text_sources import windows
 from ensemble_view.errors import InterventionError, MeasurementError
 from ensemble_view.figures import power_set_figure
 from ensemble_view.models import build

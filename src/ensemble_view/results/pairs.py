@@ -169,7 +169,7 @@ class PairsResult(StudyResult):
         frame = self.frame
         order = frame["interaction"].abs().sort_values(ascending=False, kind="stable").index
         lines = [
-            f"{'pair':>9}  {'modules':<21}{'drop':>9}  {'interaction':<11} {'interval':<20}p (Holm)"
+            f"{'pair':>8}  {'modules':<21}{'drop':>7}  {'interaction':<11} {'interval':<18}p (Holm)"
         ]
         for row in frame.loc[order[:_MOST_ROWS]].to_dict("records"):
             modules = " ".join(shortened(str(row[f"{e}_name"]), 10) for e in ("first", "second"))
@@ -177,11 +177,11 @@ class PairsResult(StudyResult):
             pair = f"{row['first']},{row['second']}" + ("*" if row["changes_shape"] else " ")
             limits = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
             lines.append(
-                f"{pair:>10} {modules:<21}{row['drop']:>+9.4f}  {row['interaction']:<+11.4f} "
-                f"{limits:<20}{p:>7}"
+                f"{pair:>9} {modules:<21}{row['drop']:>+7.4f}  {row['interaction']:<+11.4f} "
+                f"{limits:<18}{p:>7}"
             )
         if len(frame) > _MOST_ROWS:
-            lines.append(f"{'...':>10} {len(frame) - _MOST_ROWS} weaker, in .frame")
+            lines.append(f"{'...':>9} {len(frame) - _MOST_ROWS} weaker, in .frame")
         if frame["changes_shape"].any():
             lines.append("* one of them changes the shape (downsampling)")
         return "\n".join(lines)
@@ -205,16 +205,16 @@ class PairsResult(StudyResult):
         )
         words = {"within": "of one stage", "between": "of different stages"}
         means = [
-            f"{self._signed(mean.value)} [{self._signed(mean.low)}, {self._signed(mean.high)}] for "
-            f"pairs {words[name]}"
+            f"{self._number(mean.value)} [{self._number(mean.low)}, {self._number(mean.high)}]"
+            f"{' points' * (self.names == 'accuracy')} for pairs {words[name]}"
             for name, mean in self.means.items()
         ]
         sentences.append(f"On average it is {' and '.join(means)}.")
         sentences.append("All of this is said of this net on these examples only.")
         return " ".join(sentences)
 
-    def _signed(self, value: float) -> str:
-        return f"{100 * value:+.2f} points" if self.names == "accuracy" else f"{value:+.4g}"
+    def _number(self, value: float) -> str:
+        return f"{100 * value:+.2f}" if self.names == "accuracy" else f"{value:+.4g}"
 
     def plot(self) -> Figure:
         """Draw joint drops in one triangle of a matrix and interactions in the other.

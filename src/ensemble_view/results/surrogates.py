@@ -114,16 +114,15 @@ class SurrogatesResult(StudyResult):
         for fit in self.fits:
             if fit.quantity == main and fit.order == 1:
                 clauses.append(
-                    f"{fit.r2:.0%} [{fit.low:.0%}, {fit.high:.0%}] with {fit.deleted:.3g} of "
-                    f"{len(self.blocks)} blocks deleted on average"
+                    f"{fit.r2:.0%} [{fit.low:.0%}, {fit.high:.0%}] with {fit.deleted:.3g} deleted"
                 )
         return (
             f"{run.net} with random sets of blocks deleted, on {run.examples:,} examples of "
-            f"{run.data}{run.cut_short}: a sum over blocks, fitted to {first.fitted} subsets, "
-            f"predicts this share of the variance of the {name} over {first.fresh} fresh ones: "
-            f"{'; '.join(clauses)}. 100 % would be an additive ensemble: sufficient for ensemble "
-            "behaviour, not necessary. Each interval is of that fit. All of this is said of this "
-            "net on these examples only."
+            f"{run.data}{run.cut_short}: a sum over {len(self.blocks)} blocks, fitted to "
+            f"{first.fitted} subsets, predicts this share of the variance of the {name} over "
+            f"{first.fresh} fresh ones: {', '.join(clauses)} on average. 100 % would be an "
+            "additive ensemble: sufficient for ensemble behaviour, not necessary. Each interval is "
+            "of that fit. All of this is said of this net on these examples only."
         )
 
     def plot(self) -> Figure:

@@ -178,8 +178,8 @@ def prepare_power_set(
         raise InterventionError(
             f"The power set of {n} blocks has 2^{n} = {2**n:,} subnetworks; at most {MOST_BLOCKS} "
             f'blocks are taken. Choose them with only, such as "{format_blocks(range(MOST_BLOCKS))}'
-            '"; the others stay. Above that, Shapley values can be estimated (shapley) and the '
-            "additive share of the variance measured (surrogates)."
+            '"; the others stay. For any number of blocks, the additive share of the variance is '
+            "measured by surrogates."
         )
     subsets: list[Intervention] = []
     for mask in range(2**n):
