@@ -61,8 +61,11 @@ from ensemble_view.results.blocks import GradientsByBlock
 from ensemble_view.results.by_checkpoint import GradientsByCheckpoint
 from ensemble_view.results.dose import DoseResult
 from ensemble_view.results.gradients import GradientsByLength
+from ensemble_view.results.pairs import PairsResult
+from ensemble_view.results.power_set import PowerSetResult
 from ensemble_view.results.reaction import ReactionResult
 from ensemble_view.results.reordering import ReorderResult
+from ensemble_view.results.surrogates import SurrogatesResult
 from ensemble_view.results.trials import ManyResult
 from ensemble_view.studies import (
     export,
@@ -75,8 +78,11 @@ from ensemble_view.studies import (
 )
 from ensemble_view.studies.dose import dose_response
 from ensemble_view.studies.inspection import inspect
+from ensemble_view.studies.pairs import pairs
 from ensemble_view.studies.path_counts import count_paths
+from ensemble_view.studies.power_set import power_set
 from ensemble_view.studies.reaction import reaction
+from ensemble_view.studies.surrogates import surrogates
 
 __all__ = [
     "Block",
@@ -100,9 +106,11 @@ __all__ = [
     "ManyResult",
     "MeasuredResult",
     "MiddleRepeat",
+    "PairsResult",
     "Parallel",
     "PathLengths",
     "Plan",
+    "PowerSetResult",
     "ReactionResult",
     "Reorder",
     "ReorderResult",
@@ -110,6 +118,7 @@ __all__ = [
     "Replace",
     "Reverse",
     "Scale",
+    "SurrogatesResult",
     "Swap",
     "TextData",
     "branch_means",
@@ -127,11 +136,14 @@ __all__ = [
     "many",
     "open_data",
     "open_text",
+    "pairs",
     "parse_interventions",
     "path_lengths",
+    "power_set",
     "reaction",
     "reorder",
     "save_checkpoint",
+    "surrogates",
     "unravel",
 ]
 

@@ -44,6 +44,7 @@ from ensemble_view.cli.options import (
 from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import progress_bar, stages
 from ensemble_view.cli.reaction_commands import dose, reaction
+from ensemble_view.cli.subset_commands import AllSubsets, Only, Pairs, Surrogates, subset_study
 from ensemble_view.cli.train_command import train
 from ensemble_view.cli.trial_commands import (
     Count,
@@ -94,8 +95,8 @@ def lesion(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for lesions.csv (with --count many.csv, trials.csv), results.json, "
-            "outcomes.npz, the figure as .pdf and .png.",
+            help="Folder for the tables (lesions.csv), results.json, outcomes.npz, and the figure "
+            "(lesion.pdf and .png).",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -119,6 +120,10 @@ def lesion(
             rich_help_panel="Study",
         ),
     ] = None,
+    all_subsets: AllSubsets = False,
+    pairs: Pairs = False,
+    surrogates: Surrogates = False,
+    only: Only = None,
     plain: Plain = False,
     granularity: Granularity = "block",
     seed: Seed = 0,
@@ -166,15 +171,28 @@ def lesion(
         "batch_size": batch_size,
         "command": command_line(),
     }
-    study: Study[Any] | None = random_lesions(
+    switches = {
+        "--blocks": blocks is not None,
+        "--do": do is not None,
+        "--all": all_subsets,
+        "--pairs": pairs,
+        "--surrogates": surrogates,
+    }
+    drawn = random_lesions(
         checkpoint, opened, options,
         count=count, trials=trials, shape_keeping=shape_keeping, stratified=stratified,
-        others={"--blocks": blocks, "--do": do},
+        others={**switches, "--only": only is not None},
     )  # fmt: skip
-    study = study or prepare_lesions(checkpoint, opened, blocks=blocks, do=do, **options)
+    study: Study[Any]
+    study, unit = (
+        (drawn, "lesions")
+        if drawn is not None
+        else subset_study(checkpoint, opened, switches, only, **options)
+        or (prepare_lesions(checkpoint, opened, blocks=blocks, do=do, **options), "lesions")
+    )
     finish(
         study,
-        "lesions",
+        unit,
         as_json=as_json,
         out=out,
         whole=f"{len(opened):,} {opened.unit}",
