@@ -26,7 +26,7 @@ from ensemble_view import (
     Swap,
 )
 from ensemble_view.interventions import Intervention
-from ensemble_view.parts import resample
+from ensemble_view.parts import perturb, resample
 
 
 def means_by_hand(net: nets.Net, batches: Sequence[Tensor]) -> dict[int, Tensor]:
@@ -39,6 +39,16 @@ def means_by_hand(net: nets.Net, batches: Sequence[Tensor]) -> dict[int, Tensor]
         found[index] = branch.mean(0, keepdim=True)
         x = net.after(index, shortcut + branch)
     return found
+
+
+def directions(shape: Sequence[int], seed: tuple[int, int]) -> Tensor:
+    """Normal numbers in double precision, which :func:`perturb` adds to zeros but for their norm.
+
+    Adding them to the first unit vector, whose norm is one, gives them away.
+    """
+    unit = torch.zeros(shape, dtype=torch.float64)
+    unit.flatten(1)[:, 0] = 1
+    return perturb(unit, seed) - unit
 
 
 def altered_by_hand(
@@ -64,8 +74,8 @@ def altered_by_hand(
             dropped.add(one.block)
         elif isinstance(one, Replace):
             kind[one.block], factor[one.block] = one.value, 1.0
-            if one.value == "resample":
-                kind[one.block] = (one.seed, one.block)
+            if one.value in ("resample", "perturbed"):
+                kind[one.block] = (one.value, one.seed, one.block)
         elif isinstance(one, Repeat):
             times[one.block] *= one.times
         elif isinstance(one, Swap):
@@ -97,8 +107,17 @@ def altered_by_hand(
             branch = 0.0 * branch
         elif kind[index] == "mean":
             branch = means[index].expand_as(branch)
-        elif kind[index] != "own":
-            branch = branch[resample(torch.arange(len(branch)), kind[index])]
+        elif kind[index][0] == "resample":
+            branch = branch[resample(torch.arange(len(branch)), kind[index][1:])]
+        elif kind[index][0] == "perturbed":
+            branch = torch.stack(
+                [
+                    one + one.norm() * direction / direction.norm()
+                    for one, direction in zip(
+                        branch, directions(branch.shape, kind[index][1:]), strict=True
+                    )
+                ]
+            )
         return (0.0 if index in dropped else 1.0) * shortcut, factor[index] * branch
 
     x = net.start(x)

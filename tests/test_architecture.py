@@ -27,11 +27,13 @@ ALLOWED: dict[str, str] = {
     "alteration": "chain errors parts plan",
     "discovery": "chain errors sites",
     "hooks": "alteration chain discovery errors interventions parts plan sites",
+    "shortening": "chain discovery parts plan",
+    "extraction": "alteration chain discovery errors interventions parts plan shortening",
     "fusion": "chain parts",
     "measures": "errors",
     "engine": "alteration chain errors fusion measures plan",
     "calibration": "engine",
-    "paths": "chain errors paths.lengths",
+    "paths": "chain errors parts paths.lengths",
     # From outcomes to what people read.
     "statistics": "errors",
     "results": "errors paths.lengths statistics",
@@ -42,14 +44,17 @@ ALLOWED: dict[str, str] = {
     "models": "errors",
     "fitting": "errors",
     "adapters": "errors models",
-    "checkpoints": "adapters bundled errors fitting models weights_file",
+    "extracted_files": "chain discovery errors extraction interventions plan shortening",
+    "checkpoints": "adapters bundled errors extracted_files fitting models weights_file",
     "datasets": "adapters bundled errors measures",
     "training": "checkpoints datasets errors models weights_file",
     # What puts it all together.
-    "studies": "alteration calibration chain checkpoints datasets discovery engine errors"
-    " interventions measures paths paths.lengths plan results",
+    "studies": "adapters alteration calibration chain checkpoints datasets discovery engine errors"
+    " extracted_files interventions measures models paths paths.lengths plan results statistics"
+    " weights_file",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
-    "cli": "bench checkpoints datasets discovery errors paths.lengths results studies training",
+    "cli": "bench checkpoints datasets discovery errors paths.lengths results studies training"
+    " weights_file",
 }
 
 # Imports inside a function: a result draws itself, but only when it is asked to.

@@ -124,7 +124,7 @@ anything: st.SearchStrategy[Intervention] = st.one_of(
     st.builds(Scale, name, numbers),
     st.builds(DropShortcut, name),
     st.builds(Replace, name, st.sampled_from(["mean", "resample", "zero"])),
-    st.builds(Replace, name, st.just("resample"), st.integers(0, 2**32)),
+    st.builds(Replace, name, st.sampled_from(["resample", "perturbed"]), st.integers(0, 2**32)),
     st.builds(Parallel, name, name, st.sampled_from(["sum", "mean"])),
     st.builds(MiddleRepeat, name, name),
 )
@@ -179,9 +179,18 @@ def test_interventions_are_read_in_the_words_of_python(text, meant):
         ("repeat 3 1.5", r"^'repeat 3 1\.5' cannot be read; write repeat BLOCK TIMES\.$"),
         ("repeat 3 0", r"^A block is repeated a whole number of times, at least once; got 0\.$"),
         ("reorder 1,a", r"^'reorder 1,a' cannot be read; write reorder ORDER, such as 1,0,2\.$"),
-        ("replace 3", r"^'replace 3' cannot be read; write replace BLOCK mean\|resample\|zero \[S"),
-        ("replace 3 median", r"^A branch is replaced by mean, resample or zero; got 'median'\.$"),
-        ("replace 3 mean 1", r"^A seed, from 0, is that of resample; got 1 with mean\.$"),
+        (
+            "replace 3",
+            r"^'replace 3' cannot be read; write replace BLOCK mean\|resample\|perturbed\|",
+        ),
+        (
+            "replace 3 median",
+            r"^A branch is replaced by mean, resample, perturbed or zero; got 'median'\.$",
+        ),
+        (
+            "replace 3 mean 1",
+            r"^A seed, from 0, is that of resample or perturbed; got 1 with mean\.$",
+        ),
         ("parallel 3 4 max", r"^Parallel branches are combined by sum or mean; got 'max'\.$"),
     ],
 )

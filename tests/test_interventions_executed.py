@@ -38,7 +38,7 @@ from ensemble_view import (
 from ensemble_view.errors import InterventionError, MeasurementError
 from ensemble_view.interventions import Intervention
 from ensemble_view.models import build
-from ensemble_view.parts import resample
+from ensemble_view.parts import perturb, resample
 from ensemble_view.plan import bind
 from layers import wake
 from state import unchanged
@@ -85,6 +85,8 @@ ON_BRANCHES = [
     DropShortcut(1) | Replace(1, "mean"),
     Replace(1, "resample"),
     Replace(2, "resample", 7) | Scale(2, 2) | DropShortcut(2),
+    Replace(1, "perturbed"),
+    Replace(2, "perturbed", 3) | Scale(2, 0.5) | Delete(0),
     Replace(1, "zero"),
     Delete(0) | Scale(1, 0.5) | Replace(2, "mean"),
 ]
@@ -169,7 +171,7 @@ simple: st.SearchStrategy[Intervention] = st.one_of(
     st.builds(Scale, index, factor),
     st.builds(DropShortcut, index),
     st.builds(Replace, index, st.sampled_from(["mean", "zero"])),
-    st.builds(Replace, index, st.just("resample"), st.integers(0, 3)),
+    st.builds(Replace, index, st.sampled_from(["resample", "perturbed"]), st.integers(0, 3)),
     st.builds(Repeat, index, st.integers(1, 3)),
     st.builds(Swap, index, index),
     st.permutations(range(4)).map(Reorder),
@@ -276,6 +278,29 @@ def test_resampling_depends_on_seed_and_block():
     assert len(found) == 3
 
 
+def test_perturbations_have_the_branchs_norm_in_uniform_directions():
+    """Each example's its own; over 400 seeds the mean direction is small, its spread even."""
+    values = images(3).reshape(3, -1)[:, :8]
+    draws = torch.stack([perturb(values, (seed, 2)) - values for seed in range(400)])
+    norms = values.norm(dim=1).expand(400, 3)
+    assert torch.allclose(draws.norm(dim=2), norms, rtol=1e-12)
+    unit = draws / norms[..., None]
+    # An entry has variance 1/8; its square is Beta(1/2, 7/2).
+    assert float(unit.mean(0).abs().max()) < 5 * (8 * 400) ** -0.5
+    assert float((unit.square().mean(0) - 1 / 8).abs().max()) < 5 * (0.5 * 3.5 / 80 / 400) ** 0.5
+    assert float((unit[:, 0] * unit[:, 1]).sum(1).mean().abs()) < 5 * (8 * 400) ** -0.5
+    assert torch.equal(perturb(values, (0, 2)), perturb(values, (0, 2)))
+    assert not torch.equal(perturb(values, (0, 2)), perturb(values, (0, 3)))
+
+
+def test_a_perturbation_keeps_the_number_format():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        large = torch.full((2, 4096), 300.0, dtype=dtype)
+        noise = (perturb(large, (0,)) - large).double().norm(dim=1)
+        assert perturb(large, (0,)).dtype is dtype
+        assert noise.tolist() == pytest.approx([300 * 64] * 2, rel=1e-2)
+
+
 def test_one_example_has_no_other():
     model, chain, _ = prepared(nets.RootLoop)
     message = r"^Replacing a branch by another example's needs batches of at least two examples;"
@@ -294,6 +319,7 @@ def test_one_example_has_no_other():
         (Replace(1, "zero"), 3),
         (Replace(1, "mean"), 3),
         (Replace(1, "resample"), 4),
+        (Replace(1, "perturbed"), 4),
         (Scale(1, 0), 4),
         (DropShortcut(1), 4),
         (Repeat(1, 3), 6),

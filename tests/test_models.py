@@ -156,7 +156,19 @@ def test_parameter_counts_are_those_of_the_paper(depth, millions):
     assert sum(parameter.numel() for parameter in plain.parameters()) == count
 
 
-@pytest.mark.parametrize("name", ["resnet32", "resnet32v2", "plain32"])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("resnet164v2,layers=3", 1.7), ("resnet1001v2,layers=3", 10.2)],
+)
+def test_parameter_counts_of_bottleneck_nets_are_those_of_the_paper(name, millions):
+    """He et al. 2016 (arXiv 1603.05027); the count is that of convolutions and linear layer."""
+    with torch.device("meta"):
+        net = build(name)
+    count = sum(parameter.numel() for parameter in net.parameters() if parameter.ndim > 1)
+    assert round(count / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("name", ["resnet32", "resnet32v2", "plain32", "resnet32,layers=1"])
 def test_depth_counts_convolutions_and_the_linear_layer(name):
     with torch.device("meta"):
         net = build(name)
@@ -204,19 +216,27 @@ def test_initial_weights_follow_the_seed_only():
     assert not torch.equal(first["conv1.weight"], third["conv1.weight"])
 
 
-names = st.sampled_from(["resnet{}", "resnet{}v2", "plain{}"])
+names = st.sampled_from(["resnet{}", "resnet{}v2", "plain{}", "highway{}"])
 architectures = st.one_of(
-    st.builds(lambda name, n: name.format(6 * n + 2), names, st.integers(1, 4)),
-    st.sampled_from(["vgg10", "vgg12", "vgg15", "vgg18"]),
+    st.tuples(names, st.integers(1, 3), st.integers(1, 4)),
+    st.tuples(st.sampled_from(["vgg10", "vgg12", "vgg15", "vgg18", "notes_v1", "notes_v2"])),
 )
 
 
-@given(name=architectures, width=st.sampled_from([4, 16, 64]), data=st.data())
-@settings(max_examples=40, deadline=None)
-def test_architecture_is_inferred_from_its_own_weights(name, width, data):
-    options = {"width": width}
+@given(form=architectures, width=st.sampled_from([4, 16, 64]), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_architecture_is_inferred_from_its_own_weights(form, width, data):
+    options, name = {"width": width}, form[0]
     if name.startswith("resnet"):
-        options["shortcut"] = data.draw(st.sampled_from("AB"))
+        options["shortcut"] = data.draw(st.sampled_from("ABC"))
+        options["layers"] = form[1]
+    if len(form) > 1:
+        period = {"plain{}": 6, "highway{}": 3}.get(name, 3 * form[1])
+        name = name.format(period * form[2] + 2)
+    if name.startswith(("vgg", "highway")):
+        options["norm"] = data.draw(st.sampled_from(["batch", "none"]))
+    if name.startswith("notes"):
+        options["pixels"] = data.draw(st.sampled_from([64, 1024]))
     architecture = Architecture(name, options)
     with torch.device("meta"):
         weights = build(architecture, in_channels=2, classes=7).state_dict()
@@ -267,7 +287,7 @@ def test_other_weights_are_not_mistaken_for_residual_nets(name):
 
 
 words = st.from_regex(r"[a-z]\w{0,6}", fullmatch=True).filter(str.isascii)
-options = st.dictionaries(words, st.one_of(st.integers(0, 10**6), words), max_size=3)
+options = st.dictionaries(words, st.one_of(st.integers(-(10**6), 10**6), words), max_size=3)
 
 
 names = st.one_of(words, st.tuples(words, words).map(".".join))
@@ -292,9 +312,22 @@ def test_architecture_round_trips_through_text_and_json(name, options, family):
         ("torchvision:resnet50", "no net torchvision:resnet50 here"),
         ("resnet 20", "'resnet 20' is no architecture: expected a name such as"),
         ("resnet20,depth=3", "takes no option 'depth'"),
-        ("resnet20,version=2", "takes no option 'version': it takes shortcut, width"),
+        ("resnet20,version=2", "takes no option 'version': it takes shortcut, layers"),
         ("plain20,shortcut=A", "takes no option 'shortcut'"),
-        ("resnet20,shortcut=C", "shortcut is A or B, found 'C'"),
+        ("resnet20,shortcut=D", "shortcut is one of A, B, C, found 'D'"),
+        ("resnet20,layers=4", "layers is a whole number from 1 to 3, found 4"),
+        ("resnet26,layers=3", r"Depth 26 does not fit .* 3-layer .* 9n \+ 2: the nearest is 29"),
+        ("highway21", r"Depth 21 does not fit .* 3n \+ 2: the nearest is 20"),
+        ("resnet20,variant=odd", "variant is one of identity, scaled, .*, found 'odd'"),
+        ("resnet20v2,placement=relu_only", "Version 2 does not go with placement=relu_only"),
+        ("resnet20,placement=full", "Version 1 does not go with placement=full"),
+        ("resnet20,survival=0", "survival is a whole number from 1 to 100, found 0"),
+        ("resnet20,kept=10", "kept is 10, but there are 9 blocks: expected at most that"),
+        ("resnet20,kept=5,survival=50", "survival=50 and kept=5 exclude each other"),
+        ("plain20,survival=50", "takes no option 'survival'"),
+        ("vgg15,norm=layer", "norm is one of batch, none, found 'layer'"),
+        ("highway20,gate_bias=-30", "gate_bias is a whole number from -20 to 20, found -30"),
+        ("notes_v3", "no net cifar:notes_v3 here"),
         ("resnet20,width=0", "width is a whole number from 1 to 4096, found 0"),
         ("vgg15,width=big", "width is a whole number from 1 to 4096, found 'big'"),
     ],

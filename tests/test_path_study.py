@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from scipy import stats
 from torch import Tensor, nn
 
 import ensemble_view
@@ -32,9 +33,11 @@ from ensemble_view.checkpoints import save_checkpoint
 from ensemble_view.cli import main
 from ensemble_view.errors import MeasurementError
 from ensemble_view.models import build
+from ensemble_view.paths import path_lengths
 from ensemble_view.paths.gradients import draw_energies
 from ensemble_view.paths.trace import trace
 from ensemble_view.results import ResultError
+from ensemble_view.results.paths import PathCounts
 from ensemble_view.studies import prepare_gradients
 from ensemble_view.studies.path_measurement import Measured
 from layers import wake
@@ -88,6 +91,8 @@ def test_every_column_is_what_enumeration_gives(everything, every_path):
         assert row.summed_norm == pytest.approx(total.norm(dim=1).mean().item(), rel=1e-12)
         shares = (total * whole).sum(1) / whole.square().sum(1)
         assert row.projected == pytest.approx(shares.mean().item(), rel=1e-10, abs=1e-14)
+        for error, values in ((row.summed_norm_se, total.norm(dim=1)), (row.projected_se, shares)):
+            assert error == pytest.approx(values.std().item() / EXAMPLES**0.5, rel=1e-9, abs=1e-14)
         # No more than 100 paths of each length: sampled takes each of them once.
         norms = paths.norm(dim=2)
         assert row.sampled_mean == pytest.approx(norms.mean().item(), rel=1e-12)
@@ -106,6 +111,11 @@ def test_every_column_is_what_enumeration_gives(everything, every_path):
         (-negative).clamp(min=0).sum(0).mean().item(), rel=1e-9, abs=1e-14
     )
     assert everything.undefined == 0
+    lengths = (negative * torch.arange(7)[:, None]).sum(0).numpy()
+    limits = stats.t.interval(0.95, EXAMPLES - 1, lengths.mean(), stats.sem(lengths))
+    assert everything.projected_mean == pytest.approx(limits, rel=1e-9)
+    assert everything.effective["projected"].mean == pytest.approx(lengths.mean(), rel=1e-9)
+    assert f"(interval {limits[0]:.1f} to {limits[1]:.1f})" in everything.summary
 
 
 def test_drawn_paths_converge_to_the_mean_over_all(chain, every_path):
@@ -377,6 +387,23 @@ def test_paths_are_counted_in_branches_and_layers(chain, tmp_path):
     assert count_paths(linear(torch.tanh, 2)).layers is None
 
 
+def test_saved_counts_are_loaded_exactly(chain, tmp_path):
+    many = PathCounts("many", path_lengths(70), path_lengths([(0, 2)] * 69 + [(1, 3)]))
+    every = [many, count_paths(chain, "six"), count_paths(linear(torch.tanh, 2))]
+    for number, counts in enumerate(every):
+        counts.save(tmp_path / str(number))
+        assert PathCounts.load(tmp_path / str(number)) == counts
+    file = tmp_path / "0" / "results.json"
+    for broken in ("[]", '{"length": 0}'):
+        content = json.loads(file.read_text()) | {"blocks": json.loads(broken)}
+        file.write_text(json.dumps(content))
+        with pytest.raises(ResultError, match=r"do not fit together \("):
+            PathCounts.load(tmp_path / "0")
+    file.write_text('{"kind": "lesion"}')
+    with pytest.raises(ResultError, match="expected 'paths'"):
+        PathCounts.load(tmp_path / "0")
+
+
 def test_bottlenecks_count_three_layers_and_attention_two():
     torchvision = pytest.importorskip("torchvision")
     with torch.random.fork_rng():
@@ -532,21 +559,3 @@ def test_the_benchmark_writes_what_it_timed(saved, tmp_path, monkeypatch):
 
 def test_errors_are_the_packages_own():
     assert issubclass(ensemble_view.paths.PathLengthsError, EnsembleViewError)
-
-
-def test_text_is_refused_in_words(tmp_path):
-    class Tokens(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.mix = torch.nn.Embedding(256, 4), torch.nn.Linear(4, 4)
-            self.head = torch.nn.Linear(4, 256)
-
-        def forward(self, input_ids):
-            x = self.embed(input_ids)
-            return self.head(x + self.mix(x).tanh())
-
-    file = tmp_path / "corpus.txt"
-    file.write_text("to be or not to be " * 20)
-    sentence = r"^Gradients by length are measured on examples of one tensor .*; corpus.txt holds"
-    with pytest.raises(MeasurementError, match=sentence):
-        gradients_by_length(Tokens(), str(file))

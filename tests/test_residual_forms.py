@@ -99,6 +99,13 @@ CASES = [
     ),
     Case("highway, three terms", lambda x, f, t: f * t + x - x * t, _highway),
     Case("highway, factored", lambda x, f, t: x + t * (f - x), _highway),
+    Case(
+        "two constants",
+        lambda x, f, t: 0.5 * f + 0.5 * x,
+        lambda x, f, t: f / 2 + x / 2,
+        lambda x: x / 2,
+        False,
+    ),
     Case("FloatFunctional", lambda x, f, t: adding.add(x, f), lambda x, f, t: x + f),
     Case("add_relu", lambda x, f, t: adding.add_relu(x, f), lambda x, f, t: (x + f).clamp(min=0),
          lambda x: x.clamp(min=0)),

@@ -244,7 +244,7 @@ class TestLearningRate:
         epochs=st.integers(1, 60),
         steps=st.integers(1, 40),
         warmup=st.floats(0, 70),
-        schedule=st.sampled_from(["cosine", "steps"]),
+        schedule=st.sampled_from(["cosine", "linear", "steps"]),
     )
     @settings(deadline=None)
     def test_rises_in_the_warm_up_then_falls(self, epochs, steps, warmup, schedule):
@@ -321,7 +321,7 @@ class TestBadInput:
             ({"momentum": 1.0}, "momentum is 1.0: expected 0 or more, below 1"),
             ({"weight_decay": -1.0}, "weight decay is -1.0: expected a finite number, 0 or"),
             ({"warmup_epochs": math.inf}, "warm-up is inf"),
-            ({"schedule": "stairs"}, "no schedule 'stairs': expected cosine or steps"),
+            ({"schedule": "stairs"}, "no schedule 'stairs': expected cosine, linear or steps"),
         ],
     )
     def test_impossible_recipes_are_refused(self, change, message):

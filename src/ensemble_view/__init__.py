@@ -13,13 +13,14 @@ and proves that the chain equals it. An intervention (``Delete(3) | Swap(7, 8)``
 to a chain it is a plan; plans are sorted into a trie and the engine runs each distinct prefix once
 (``alteration`` puts together what a block runs that is not just kept or deleted).
 ``edited`` does the same to the unmodified model for the length of a ``with``, one forward pass per
-plan, and is what the engine is tested against. Studies such as ``lesion`` choose interventions,
-run them as an experiment (``studies.experiment``), and return results with an interval on
-everything (``results.study``). The command line calls the same studies.
+plan, and is what the engine is tested against. ``extract`` makes a net of its own of what a plan
+leaves. Studies such as ``lesion`` choose interventions, run them as an experiment
+(``studies.experiment``), and return results with an interval on everything (``results.study``).
+The command line calls the same studies.
 
 ``count_paths`` counts the paths through the blocks; ``gradients_by_length`` takes a chain and a
 batch, carries one cotangent per length back through the parts of each block (paths), and says which
-lengths supply the gradient.
+lengths supply the gradient; ``gradients_by_block`` says how much of it passes through which branch.
 
 The core is small: ``chain``, ``interventions``, ``plan`` and ``engine``; read them in that order.
 """
@@ -35,6 +36,7 @@ from ensemble_view.datasets import LabelledData, TextData, open_data, open_text
 from ensemble_view.discovery import unravel
 from ensemble_view.engine import Engine
 from ensemble_view.errors import EnsembleViewError
+from ensemble_view.extraction import Extracted, extract
 from ensemble_view.hooks import edited
 from ensemble_view.interventions import (
     Compose,
@@ -55,10 +57,32 @@ from ensemble_view.interventions import (
 from ensemble_view.paths import PathLengths, path_lengths
 from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
+from ensemble_view.results.blocks import GradientsByBlock
+from ensemble_view.results.by_checkpoint import GradientsByCheckpoint
+from ensemble_view.results.dose import DoseResult
 from ensemble_view.results.gradients import GradientsByLength
-from ensemble_view.studies import gradients_by_length, lesion
+from ensemble_view.results.pairs import PairsResult
+from ensemble_view.results.power_set import PowerSetResult
+from ensemble_view.results.reaction import ReactionResult
+from ensemble_view.results.reordering import ReorderResult
+from ensemble_view.results.surrogates import SurrogatesResult
+from ensemble_view.results.trials import ManyResult
+from ensemble_view.studies import (
+    export,
+    gradients_by_block,
+    gradients_by_checkpoint,
+    gradients_by_length,
+    lesion,
+    many,
+    reorder,
+)
+from ensemble_view.studies.dose import dose_response
 from ensemble_view.studies.inspection import inspect
+from ensemble_view.studies.pairs import pairs
 from ensemble_view.studies.path_counts import count_paths
+from ensemble_view.studies.power_set import power_set
+from ensemble_view.studies.reaction import reaction
+from ensemble_view.studies.surrogates import surrogates
 
 __all__ = [
     "Block",
@@ -66,39 +90,60 @@ __all__ = [
     "Checkpoint",
     "Compose",
     "Delete",
+    "DoseResult",
     "DropShortcut",
     "Engine",
     "EnsembleViewError",
+    "Extracted",
+    "GradientsByBlock",
+    "GradientsByCheckpoint",
     "GradientsByLength",
     "Intervention",
     "Keep",
     "LabelledData",
     "LanguageResult",
     "LesionResult",
+    "ManyResult",
     "MeasuredResult",
     "MiddleRepeat",
+    "PairsResult",
     "Parallel",
     "PathLengths",
     "Plan",
+    "PowerSetResult",
+    "ReactionResult",
     "Reorder",
+    "ReorderResult",
     "Repeat",
     "Replace",
     "Reverse",
     "Scale",
+    "SurrogatesResult",
     "Swap",
     "TextData",
     "branch_means",
     "count_paths",
+    "dose_response",
     "edited",
+    "export",
+    "extract",
+    "gradients_by_block",
+    "gradients_by_checkpoint",
     "gradients_by_length",
     "inspect",
     "lesion",
     "load_checkpoint",
+    "many",
     "open_data",
     "open_text",
+    "pairs",
     "parse_interventions",
     "path_lengths",
+    "power_set",
+    "reaction",
+    "reorder",
     "save_checkpoint",
+    "surrogates",
     "unravel",
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ensemble_view.adapters.exported import adapt_exported, is_exported, read_ex
 from ensemble_view.adapters.scripted import is_scripted, read_scripted_weights
 from ensemble_view.bundled import bundled, bundled_names
 from ensemble_view.errors import CheckpointError
+from ensemble_view.extracted_files import Extraction
 from ensemble_view.fitting import NESTED, fill, strip, weights_in
 from ensemble_view.models.architecture import Architecture, ArchitectureError
 from ensemble_view.models.inference import infer
@@ -63,6 +64,7 @@ class Checkpoint:
         training: The record of its training.
         path: Where it came from.
         inputs: The arguments of a net that takes anything but one image, such as tokens.
+        lesion: What was done to the architecture's net to get this one, as on the command line.
     """
 
     model: nn.Module
@@ -74,6 +76,7 @@ class Checkpoint:
     training: Mapping[str, Any] | None
     path: Path | None
     inputs: tuple[Input, ...] = ()
+    lesion: str | None = None
 
     @cached_property
     def weights_hash(self) -> str:
@@ -101,17 +104,36 @@ class Checkpoint:
             >>> load_checkpoint("digits-resnet110").example(4).shape
             torch.Size([4, 1, 8, 8])
         """
-        generator = torch.Generator().manual_seed(seed)
-        parameters = list(self.model.parameters())
-        device = parameters[0].device if parameters else torch.device("cpu")
-        if self.inputs:
-            drawn = [(each.name, each.draw(batch, generator).to(device)) for each in self.inputs]
-            if self.inputs[0].name is None:
-                return tuple(value for _, value in drawn)
-            return {str(name): value for name, value in drawn}
-        channels = next((int(weight.shape[1]) for weight in parameters if weight.ndim == 4), 3)
-        shape = self.input_shape or (channels, _SIDE, _SIDE)
-        return Input(shape).draw(batch, generator).to(device)
+        return _example(self.model, self.inputs, self.input_shape, batch, seed)
+
+    def untrained(self, seed: int = 0) -> nn.Module | None:
+        """Build the same net anew, with the random weights that its code gives it.
+
+        Args:
+            seed: Of the weights; the states of torch's generators are put back.
+
+        Returns:
+            The net in eval mode, on the same device; None where the architecture's name does not
+            lead to one with the same weights.
+
+        Example:
+            >>> fresh = load_checkpoint("digits-resnet110").untrained()
+            >>> fresh.training, float(fresh.bn1.running_mean.abs().max())
+            (False, 0.0)
+        """
+        weights = self.model.state_dict()
+        devices = sorted({value.device for value in weights.values() if value.is_cuda}, key=str)
+        try:
+            with torch.random.fork_rng(devices):
+                torch.manual_seed(seed)
+                model = build_for_weights(self.architecture, weights, infer(weights)).model
+        except (ArchitectureError, CheckpointError):
+            return None
+        shapes = {name: value.shape for name, value in weights.items()}
+        if shapes != {name: value.shape for name, value in model.state_dict().items()}:
+            return None
+        like = next(self.model.parameters(), torch.empty(0))
+        return model.eval().to(like.device, like.dtype)
 
 
 def resolve_model(name_or_path: str | Path) -> Path:
@@ -213,6 +235,7 @@ def load_checkpoint(
         training=described.get("training"),
         path=source,
         inputs=found.inputs,
+        lesion=described.get("lesion"),
     )
 
 
@@ -227,6 +250,8 @@ def save_checkpoint(
     input_shape: Sequence[int] | None = None,
     training: Mapping[str, Any] | None = None,
     half: bool = False,
+    extraction: Extraction | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Save a trained net with what is needed to use it again.
 
@@ -242,6 +267,8 @@ def save_checkpoint(
         training: The record of its training, plain values.
         half: Whether to store convolutions and linear layers in half precision; one-dimensional
             weights (normalisation, shifts) stay as they are.
+        extraction: Where the net is what is left of the architecture's: how it came about.
+        weights: What the file is to hold; by default the net's own.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -255,7 +282,7 @@ def save_checkpoint(
     if isinstance(architecture, str) and not is_factory(architecture):
         architecture = Architecture.parse(architecture)
     stored = architecture if isinstance(architecture, str) else architecture.to_json()
-    weights = strip(dict(model.state_dict()))
+    weights = strip(dict(model.state_dict() if weights is None else weights))
     if half:
         weights = {name: _halved(value) for name, value in weights.items()}
     description = {
@@ -267,6 +294,8 @@ def save_checkpoint(
         "input_shape": None if input_shape is None else list(input_shape),
         "training": None if training is None else dict(training),
     }
+    if extraction is not None:
+        description["extraction"] = extraction.to_json()
     write_weights_file(Path(path), weights, description)
 
 
@@ -289,6 +318,26 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
         digest.update(array.view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _example(
+    model: nn.Module,
+    inputs: Sequence[Input],
+    input_shape: Sequence[int] | None,
+    batch: int = 2,
+    seed: int = 0,
+) -> Tensor | tuple[Any, ...] | dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    parameters = list(model.parameters())
+    device = parameters[0].device if parameters else torch.device("cpu")
+    if inputs:
+        drawn = [(each.name, each.draw(batch, generator).to(device)) for each in inputs]
+        if inputs[0].name is None:
+            return tuple(value for _, value in drawn)
+        return {str(name): value for name, value in drawn}
+    channels = next((int(weight.shape[1]) for weight in parameters if weight.ndim == 4), 3)
+    shape = input_shape or (channels, _SIDE, _SIDE)
+    return Input(tuple(shape)).draw(batch, generator).to(device)
 
 
 def _load_path(
@@ -314,7 +363,21 @@ def _load_path(
     if module is not None:
         kind = type(module)
         return Adapted(module, f"{kind.__module__}.{kind.__qualname__}"), described
-    return _build(strip(weights_in(content, path)), architecture, described, path), described
+    weights = weights_in(content, path)
+    if described.get("extraction") is None:
+        return _build(strip(weights), architecture, described, path), described
+    extraction = Extraction.from_json(described["extraction"])
+    found = _build(strip(extraction.whole(weights)), architecture, described, path)
+    if extraction.length is not None:
+        texts = [
+            replace(i, shape=(extraction.length,)) if i.vocabulary else i for i in found.inputs
+        ]
+        found = replace(found, inputs=tuple(texts))
+    whole = found.model.float().eval()
+    example = _example(whole, found.inputs, described.get("input_shape") or found.input_shape)
+    made = extraction.extract(whole, example, weights)
+    name = f"{found.architecture} after {extraction.do}"
+    return replace(found, model=made, architecture=name), described | {"lesion": extraction.do}
 
 
 def _check_unnamed(architecture: str | None, name: str) -> None:

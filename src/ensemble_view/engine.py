@@ -28,10 +28,13 @@ from ensemble_view.fusion import FusedChain, fuse, fuse_part
 from ensemble_view.measures import Classification, Measure
 from ensemble_view.plan import Action, Cost, Node, Plan, Step, Trie
 
-__all__ = ["Engine", "Measurements", "Progress"]
+__all__ = ["Engine", "Measurements", "Progress", "Reduction"]
 
 Progress = Callable[[int], None]
 """Called with the number of block evaluations times examples done since the last call."""
+
+Reduction = Callable[[dict[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]
+"""From one batch's outcomes of all plans to what is kept of them; examples stay the last axis."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +222,10 @@ class Engine:
         return self._altered[step](activation, context)
 
     def measure(
-        self, batches: Iterable[tuple[Any, Any]], progress: Progress | None = None
+        self,
+        batches: Iterable[tuple[Any, Any]],
+        progress: Progress | None = None,
+        reduction: Reduction | None = None,
     ) -> Measurements:
         """Run all plans over data and measure every example.
 
@@ -227,6 +233,7 @@ class Engine:
             batches: Pairs of inputs and targets; several inputs come as a tuple or list, those
                 with names as a dictionary.
             progress: Told of the block evaluations done, times examples.
+            reduction: Of each batch's outcomes, where too many plans run to keep all.
 
         Returns:
             The measurements of all completed batches; if the user interrupts, of those before.
@@ -244,7 +251,7 @@ class Engine:
             for inputs, targets in batches:
                 measured, known = self._measure_batch(inputs, targets, progress)
                 facts.append(known)
-                outcomes.append(measured)
+                outcomes.append(measured if reduction is None else reduction(measured))
         except KeyboardInterrupt:
             if not outcomes:
                 raise

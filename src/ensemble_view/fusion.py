@@ -23,13 +23,12 @@ from ensemble_view.chain import Block, Chain
 from ensemble_view.parts import (
     Constant,
     Context,
+    Drawn,
     InTurn,
     Part,
-    Resampled,
     Sum,
     expand,
     identity,
-    resample,
 )
 
 __all__ = ["FusedBlock", "FusedChain", "fuse", "fuse_part"]
@@ -163,7 +162,7 @@ def _is_graph(part: Part) -> bool:
         return all(map(_is_graph, part.parts))
     if isinstance(part, Sum):
         return all(_is_graph(term) for _, term in part.terms)
-    if isinstance(part, Resampled):
+    if isinstance(part, Drawn):
         return _is_graph(part.part)
     return part is identity or isinstance(part, fx.GraphModule | Constant)
 
@@ -206,9 +205,9 @@ class _Inliner:
             return functools.reduce(self._added, terms)
         if isinstance(part, Constant):
             return self._call(expand, value, self._tensor(part.value), like=None)
-        if isinstance(part, Resampled):
+        if isinstance(part, Drawn):
             source = self.inline(part.part, value)
-            return self._call(resample, source, part.seed, like=source)
+            return self._call(part.draw, source, part.seed, like=source)
         return self._copied(part, value) if isinstance(part, fx.GraphModule) else value
 
     def _scaled(self, node: fx.Node, factor: float) -> fx.Node:

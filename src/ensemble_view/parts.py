@@ -19,12 +19,13 @@ from ensemble_view.errors import MeasurementError
 __all__ = [
     "Constant",
     "Context",
+    "Drawn",
     "InTurn",
     "Part",
-    "Resampled",
     "Sum",
     "expand",
     "identity",
+    "perturb",
     "resample",
 ]
 
@@ -154,28 +155,30 @@ def expand(x: Tensor, value: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Resampled:
-    """What a part gives for another example of the batch.
+class Drawn:
+    """What a part gives, changed at random: for another example, or with noise.
 
     Args:
         part: Any part.
-        seed: Of the choice of examples.
+        draw: What changes its values: :func:`resample` or :func:`perturb`.
+        seed: Of that.
     """
 
     part: Part
+    draw: Callable[[Tensor, tuple[int, ...]], Tensor]
     seed: tuple[int, ...]
 
     def __call__(self, x: Tensor, context: Context) -> Tensor:
-        """Run the part, and give each example another one's value.
+        """Run the part, and change what it gives.
 
         Args:
-            x: (B, ...), B at least 2.
+            x: (B, ...).
             context: What the part may need.
 
         Returns:
             (B, ...).
         """
-        return resample(self.part(x, context), self.seed)
+        return self.draw(self.part(x, context), self.seed)
 
 
 def resample(values: Tensor, seed: tuple[int, ...]) -> Tensor:
@@ -207,3 +210,32 @@ def resample(values: Tensor, seed: tuple[int, ...]) -> Tensor:
     others = np.empty(count, dtype=np.int64)
     others[cycle] = np.roll(cycle, 1)
     return values[torch.from_numpy(others).to(values.device)]
+
+
+def perturb(values: Tensor, seed: tuple[int, ...]) -> Tensor:
+    """Add to each example's value noise of the same norm, in a direction of its own.
+
+    Directions are uniform on the sphere over all entries of an example (normal numbers, divided by
+    their norm). They depend on the seed and on the batch's shape alone, so that examples at the
+    same place of different batches share them.
+
+    Args:
+        values: (B, ...).
+        seed: Any numbers.
+
+    Returns:
+        (B, ...).
+
+    Example:
+        >>> noise = perturb(torch.tensor([[3.0, 4.0]]), (0,)) - torch.tensor([[3.0, 4.0]])
+        >>> noise.norm()
+        tensor(5.)
+    """
+    state = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0]))
+    directions = torch.randn(values.shape, generator=generator).to(values.device).flatten(1)
+    # In half precision a sum of squares overflows.
+    exact = torch.promote_types(values.dtype, torch.float32)
+    directions, norms = directions.to(exact), values.flatten(1).to(exact).norm(dim=1)
+    scaled: Tensor = directions * (norms / directions.norm(dim=1))[:, None]
+    return values + scaled.reshape(values.shape).to(values.dtype)

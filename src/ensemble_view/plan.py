@@ -121,7 +121,7 @@ class Step:
         """How many branches are computed: an omitted block costs nothing, nor does its mean."""
         return sum(
             step.action is Action.KEEP
-            or (step.action is Action.ALTER and step.treatment.branch in ("own", "resample"))
+            or (step.action is Action.ALTER and step.treatment.branch not in ("zero", "mean"))
             for step in self.blocks
         )
 

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from ensemble_view.adapters.adapted import Adapted
 from ensemble_view.adapters.timm_models import build_timm
 from ensemble_view.adapters.torchvision_models import build_torchvision
+from ensemble_view.adapters.transformers_models import build_transformers, with_configuration
 from ensemble_view.models import build
 from ensemble_view.models.architecture import Architecture, ArchitectureError
-from ensemble_view.models.inference import Inferred
+from ensemble_view.models.inference import Inferred, first_channels
 
-__all__ = ["build_for_weights", "is_factory"]
+__all__ = ["architecture_to_store", "build_for_weights", "is_factory"]
+
+_FAMILIES = ("cifar", "torchvision", "timm", "transformers")
 
 _FACTORY = re.compile(r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)")
 
@@ -37,6 +40,37 @@ def is_factory(text: str) -> bool:
         (True, False)
     """
     return _FACTORY.fullmatch(text) is not None
+
+
+def architecture_to_store(text: str, model: nn.Module) -> str | Architecture:
+    """Say what a file has to state so that the net can be built again from the file alone.
+
+    Args:
+        text: What the net's own source says of it, such as "torchvision:resnet50".
+        model: The net.
+
+    Returns:
+        The architecture; for one of transformers with its configuration; of a factory its text,
+        which has to be named again.
+
+    Raises:
+        ArchitectureError: If it is none that can be built by name.
+
+    Example:
+        >>> print(architecture_to_store("cifar:resnet20", build("resnet20")))
+        cifar:resnet20
+    """
+    if is_factory(text):
+        return text
+    if text.partition(":")[0] not in _FAMILIES:
+        raise ArchitectureError(
+            f"The net is a {text}, which no file can build again by name: save its weights, and "
+            "name the architecture with --arch, for example net.py:factory."
+        )
+    architecture = Architecture.parse(text)
+    if architecture.family == "transformers":
+        return with_configuration(architecture, model)
+    return architecture
 
 
 def build_for_weights(
@@ -73,16 +107,21 @@ def build_for_weights(
         return build_torchvision(architecture, classes)
     if architecture.family == "timm":
         return build_timm(architecture, weights)
+    if architecture.family == "transformers":
+        return build_transformers(architecture)
     if inferred is not None and inferred.architecture.name == architecture.name:
         options = {**inferred.architecture.options, **architecture.options}
         architecture = replace(architecture, options=options)
-    found = {"in_channels": inferred.in_channels if inferred else None, "classes": classes}
+    channels = first_channels(weights) if inferred is None else inferred.in_channels
+    found = {"in_channels": channels, "classes": classes}
     told = {k: v for k, v in found.items() if v is not None and k not in architecture.options}
     return Adapted(build(architecture, **told), str(architecture))
 
 
 def _classes(weights: Mapping[str, Tensor]) -> int | None:
     """Return the outputs of the last layer: the last weight of two or more axes."""
+    if "linear.weight" in weights:
+        return weights["linear.weight"].shape[0]
     matrices = [value for value in weights.values() if value.ndim >= 2]
     return matrices[-1].shape[0] if matrices else None
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,8 +15,9 @@ from torch import nn
 from ensemble_view.adapters.adapted import Adapted, Input, Normalisation
 from ensemble_view.adapters.libraries import imported, loading, nearest
 from ensemble_view.errors import CheckpointError
+from ensemble_view.models.architecture import Architecture, ArchitectureError
 
-__all__ = ["load_transformers"]
+__all__ = ["build_transformers", "load_transformers", "with_configuration"]
 
 _TOKENS = 32
 _SAMPLES = 16_000
@@ -72,16 +75,62 @@ def load_transformers(
             f"The weights of {source} leave {len(report['missing_keys'])} of {kind.__name__} unset "
             f"({some}), which would be random: name a model that was saved whole."
         )
-    processor = _image_processor(read)
+    return _adapted(model, _image_processor(read))
+
+
+def _adapted(model: Any, processor: Mapping[str, Any]) -> Adapted:
     inputs = _inputs(model, processor)
     image = len(inputs) == 1 and len(inputs[0].shape) == 3 and _takes_first(model, inputs[0])
     return Adapted(
         model,
-        f"transformers:{kind.__name__}",
+        f"transformers:{type(model).__name__}",
         normalisation=_normalisation(processor),
         input_shape=inputs[0].shape if image else None,
         inputs=() if image else inputs,
     )
+
+
+def with_configuration(architecture: Architecture, model: nn.Module) -> Architecture:
+    """Give an architecture of transformers what is needed to build it without its folder.
+
+    Args:
+        architecture: Of the family transformers.
+        model: A net of it.
+
+    Returns:
+        The architecture with the model's configuration as an option.
+    """
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        return architecture
+    return replace(architecture, options={"config": config.to_json_string()})
+
+
+def build_transformers(architecture: Architecture) -> Adapted:
+    """Build a model of transformers from its configuration, without fetching anything.
+
+    Args:
+        architecture: Of the family transformers, as :func:`with_configuration` gives it.
+
+    Returns:
+        The model with random weights.
+
+    Raises:
+        ArchitectureError: If the configuration is missing, or the model cannot be built by it.
+        CheckpointError: If transformers is not installed, or does not know the class.
+    """
+    source = f"{architecture.family}:{architecture.name}"
+    transformers = imported("transformers", source, extra="transformers")
+    kind = _class_of(transformers, {"architectures": [architecture.name]}, source)
+    try:
+        config = json.loads(str(architecture.options["config"]))
+        model = kind(kind.config_class.from_dict(config))
+    except Exception as error:
+        raise ArchitectureError(
+            f"transformers cannot build {source} ({type(error).__name__}: {error}): name a folder "
+            "that save_pretrained wrote."
+        ) from error
+    return _adapted(model, {})
 
 
 @contextmanager

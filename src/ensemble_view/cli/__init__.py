@@ -17,8 +17,9 @@ import typer
 import ensemble_view
 from ensemble_view.bench import bench as run_bench
 from ensemble_view.bench import overhead as run_overhead
-from ensemble_view.cli.ending import finish
-from ensemble_view.cli.opening import command_line, device_named, load, open_named
+from ensemble_view.cli.ending import Study, finish
+from ensemble_view.cli.export_command import export
+from ensemble_view.cli.opening import command_line, load, open_named
 from ensemble_view.cli.options import (
     Arch,
     Crop,
@@ -42,19 +43,27 @@ from ensemble_view.cli.options import (
 )
 from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import progress_bar, stages
-from ensemble_view.datasets import open_data
+from ensemble_view.cli.reaction_commands import dose, reaction
+from ensemble_view.cli.subset_commands import AllSubsets, Only, Pairs, Surrogates, subset_study
+from ensemble_view.cli.train_command import train
+from ensemble_view.cli.trial_commands import (
+    Count,
+    ShapeKeeping,
+    Stratified,
+    Trials,
+    random_lesions,
+    reorder,
+)
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.results.files import prepare_folder
 from ensemble_view.studies import prepare_lesions
+from ensemble_view.studies.experiment import Options
 from ensemble_view.studies.inspection import Inspection
 from ensemble_view.studies.inspection import inspect as run_inspect
 from ensemble_view.studies.inspection_cache import cached_inspection
 from ensemble_view.studies.subject import examine, text_for
-from ensemble_view.training import Progress as TrainingProgress
-from ensemble_view.training import train as run_train
-from ensemble_view.training.recipe import Recipe
 
-__all__ = ["app", "main", "text_for"]
+__all__ = ["app", "main", "progress_bar", "text_for"]
 
 app = typer.Typer(
     name="ensemble-view",
@@ -86,7 +95,8 @@ def lesion(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for lesions.csv, results.json, outcomes.npz, lesion.pdf and .png.",
+            help="Folder for the tables (lesions.csv), results.json, outcomes.npz, and the figure "
+            "(lesion.pdf and .png).",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -99,6 +109,10 @@ def lesion(
             rich_help_panel="Study",
         ),
     ] = None,
+    count: Count = None,
+    trials: Trials = None,
+    shape_keeping: ShapeKeeping = False,
+    stratified: Stratified = False,
     do: Annotated[
         str | None,
         typer.Option(
@@ -106,6 +120,10 @@ def lesion(
             rich_help_panel="Study",
         ),
     ] = None,
+    all_subsets: AllSubsets = False,
+    pairs: Pairs = False,
+    surrogates: Surrogates = False,
+    only: Only = None,
     plain: Plain = False,
     granularity: Granularity = "block",
     seed: Seed = 0,
@@ -133,9 +151,11 @@ def lesion(
 
     The branch of a block is set to zero at inference; its shortcut stays (Veit, Wilber and
     Belongie 2016, figure 3). Intervals are paired: the same examples before and after. On text:
-    next-token accuracy, loss and perplexity.
+    next-token accuracy, loss and perplexity. With --count, random blocks at once (figure 5a).
 
     Example:  ensemble-view lesion resnet56.th --data cifar10 --out lesions/
+
+    Example:  ensemble-view lesion resnet56.th --data cifar10 --count 1-20 --trials 50
     """
     if out is not None:
         prepare_folder(out)
@@ -144,20 +164,35 @@ def lesion(
         checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
         tokenizer, length,
     )  # fmt: skip
-    study = prepare_lesions(
-        checkpoint,
-        opened,
-        blocks=blocks,
-        do=do,
-        plain=plain,
-        granularity=granularity,
-        seed=seed,
-        batch_size=batch_size,
-        command=command_line(),
+    options: Options = {
+        "plain": plain,
+        "granularity": granularity,
+        "seed": seed,
+        "batch_size": batch_size,
+        "command": command_line(),
+    }
+    switches = {
+        "--blocks": blocks is not None,
+        "--do": do is not None,
+        "--all": all_subsets,
+        "--pairs": pairs,
+        "--surrogates": surrogates,
+    }
+    drawn = random_lesions(
+        checkpoint, opened, options,
+        count=count, trials=trials, shape_keeping=shape_keeping, stratified=stratified,
+        others={**switches, "--only": only is not None},
+    )  # fmt: skip
+    study: Study[Any]
+    study, unit = (
+        (drawn, "lesions")
+        if drawn is not None
+        else subset_study(checkpoint, opened, switches, only, **options)
+        or (prepare_lesions(checkpoint, opened, blocks=blocks, do=do, **options), "lesions")
     )
     finish(
         study,
-        "lesions",
+        unit,
         as_json=as_json,
         out=out,
         whole=f"{len(opened):,} {opened.unit}",
@@ -242,84 +277,7 @@ def inspect(
         typer.echo("\n" + found.explain())
 
 
-@app.command()
-def train(
-    architecture: Annotated[
-        str,
-        typer.Argument(
-            metavar="ARCHITECTURE",
-            help="resnet20, resnet110v2, plain20, vgg15,width=16 and the like.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="The checkpoint to write.", show_default=False)],
-    data: Annotated[str, typer.Option(help="As for lesion.", rich_help_panel="Data")] = "digits",
-    epochs: Annotated[int, typer.Option(min=1)] = Recipe.epochs,
-    batch_size: Annotated[int, typer.Option(min=1)] = Recipe.batch_size,
-    learning_rate: Annotated[float, typer.Option(min=0.0)] = Recipe.learning_rate,
-    momentum: Annotated[float, typer.Option(min=0.0, max=1.0)] = Recipe.momentum,
-    weight_decay: Annotated[float, typer.Option(min=0.0)] = Recipe.weight_decay,
-    warmup_epochs: Annotated[float, typer.Option(min=0.0)] = Recipe.warmup_epochs,
-    schedule: Annotated[str, typer.Option(help="cosine or steps.")] = Recipe.schedule,
-    shift: Annotated[
-        int | None, typer.Option(min=0, help="Augment by shifts of so many pixels.")
-    ] = Recipe.shift,
-    flip: Annotated[bool, typer.Option("--flip", help="Augment by mirror images.")] = False,
-    seed: Seed = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
-    half: Annotated[
-        bool, typer.Option("--half", help="Store the weights in half precision.")
-    ] = False,
-    device: Device = "auto",
-    limit: Limit = None,
-    root: Root = None,
-    download: Download = False,
-) -> None:
-    """Train a reference net: deterministic by seed, resumable.
-
-    Ctrl-C keeps the last full epoch; --resume goes on from there.
-
-    Example:  ensemble-view train resnet20 --data cifar10 --flip --shift 4 --out resnet20.pt
-    """
-    recipe = Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup_epochs,
-        schedule=schedule,
-        shift=shift,
-        flip=flip,
-        seed=seed,
-    )
-    parts = [
-        open_data(data, split=split, root=root, download=download, limit=limit, seed=seed)
-        for split in ("train", "test")
-    ]
-    with progress_bar("steps", None) as advance:
-        done = 0
-
-        def told(state: TrainingProgress) -> None:
-            nonlocal done
-            advance(state.step - done, state.steps)
-            done = state.step
-
-        trained = run_train(
-            architecture,
-            *parts,
-            recipe=recipe,
-            device=device_named(device),
-            checkpoint_path=out,
-            resume=resume,
-            half=half,
-            progress=told,
-        )
-    record = trained.training or {}
-    typer.echo(f"{trained.architecture}: {_in_words(record)}; saved to {out}.")
-    if record.get("interrupted"):
-        typer.echo("Stopped; --resume goes on from the last full epoch.", err=True)
-        raise typer.Exit(1)
+app.command()(train)
 
 
 @app.command()
@@ -365,6 +323,10 @@ def bench(
 
 app.command()(paths)
 app.command()(gradients)
+app.command()(export)
+app.command()(reorder)
+app.command()(reaction)
+app.command()(dose)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -392,8 +354,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         typer.echo("Stopped before anything was measured.", err=True)
         raise SystemExit(1) from None
-
-
-def _in_words(record: Any) -> str:
-    accuracy = record.get("test_accuracy")
-    return "trained" if accuracy is None else f"test accuracy {accuracy:.2%}"

@@ -12,7 +12,7 @@ import typer
 from ensemble_view.cli.progress import progress_bar
 from ensemble_view.results.study import StudyResult
 
-__all__ = ["Study", "finish", "show"]
+__all__ = ["Study", "end", "finish", "show"]
 
 ResultT = TypeVar("ResultT", bound=StudyResult)
 ResultT_co = TypeVar("ResultT_co", bound=StudyResult, covariant=True)
@@ -55,13 +55,28 @@ def finish(
     typer.echo(str(study), err=as_json)
     with progress_bar(unit, study.work) as advance:
         result = study.run(advance)
+    end(result, as_json=as_json, out=out, whole=whole)
+    return result
+
+
+def end(result: StudyResult, *, as_json: bool, out: Path | None, whole: str) -> None:
+    """Print the result of a run and save it, and say so if the user stopped it.
+
+    Args:
+        result: Any.
+        as_json: Whether to print the record and nothing else.
+        out: Folder to save to.
+        whole: How many examples were asked for.
+
+    Raises:
+        typer.Exit: With code 1, if the user stopped the study.
+    """
     show(result, as_json=as_json, out=out, before="\n")
     if result.stopped_after is not None:
         typer.echo(
             f"Stopped after {result.stopped_after:,} of {whole}; the result is of these.", err=True
         )
         raise typer.Exit(1)
-    return result
 
 
 def show(result: StudyResult, *, as_json: bool, out: Path | None, before: str = "") -> None:

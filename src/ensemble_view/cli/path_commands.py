@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 import ensemble_view
-from ensemble_view.cli.ending import finish, show
+from ensemble_view.cli.ending import Study, end, finish, show
 from ensemble_view.cli.opening import command_line, load, open_named
 from ensemble_view.cli.options import (
+    MODEL_HELP,
     Arch,
     Crop,
     Data,
@@ -18,6 +20,7 @@ from ensemble_view.cli.options import (
     Download,
     Granularity,
     Json,
+    Length,
     Limit,
     Mean,
     Model,
@@ -26,18 +29,26 @@ from ensemble_view.cli.options import (
     Seed,
     Split,
     Std,
+    Tokenizer,
     TrustPickle,
 )
-from ensemble_view.cli.progress import stages
+from ensemble_view.cli.progress import progress_bar, stages
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.lengths import iterate_paths
+from ensemble_view.results.blocks import GradientsByBlock
 from ensemble_view.results.files import prepare_folder
-from ensemble_view.studies import prepare_gradients
+from ensemble_view.results.gradients import GradientsByLength
+from ensemble_view.studies import (
+    gradients_by_checkpoint,
+    prepare_block_gradients,
+    prepare_gradients,
+)
 from ensemble_view.studies.path_counts import count_paths
 
 __all__ = ["gradients", "paths"]
 
 _MOST_LISTED = 12
+_SAMPLES = 1000
 
 
 def paths(
@@ -87,7 +98,14 @@ def paths(
 
 
 def gradients(
-    model: Model,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help=f"{MODEL_HELP} Several are checkpoints of one training run, in order.",
+            show_default=False,
+        ),
+    ],
     data: Data = None,
     method: Annotated[
         Literal["summed", "energy", "sampled", "all"],
@@ -97,6 +115,23 @@ def gradients(
             rich_help_panel="Study",
         ),
     ] = "summed",
+    by_block: Annotated[
+        bool,
+        typer.Option(
+            "--by-block",
+            help="Instead, of each block: the gradient through its branch and its shortcut, the "
+            "branch's size and direction, the head's accuracy after it.",
+            rich_help_panel="Study",
+        ),
+    ] = False,
+    untrained: Annotated[
+        bool,
+        typer.Option(
+            "--untrained",
+            help="Also measure the net before training: built anew, or its weights drawn anew.",
+            rich_help_panel="Study",
+        ),
+    ] = False,
     at: Annotated[
         str,
         typer.Option(
@@ -109,14 +144,23 @@ def gradients(
         typer.Option(
             min=1, help="Random paths per length and batch, for sampled.", rich_help_panel="Study"
         ),
-    ] = 1000,
+    ] = _SAMPLES,
     norm: Annotated[
-        Literal["example", "batch"],
+        Literal["example", "batch"] | None,
         typer.Option(
-            help="Of each example's gradient, or of that of the batch's mean loss, for sampled.",
+            help="Of each example's gradient, the default, or of that of the batch's mean loss, "
+            "for sampled.",
             rich_help_panel="Study",
         ),
-    ] = "example",
+    ] = None,
+    batchnorm: Annotated[
+        Literal["evaluation", "training"],
+        typer.Option(
+            help="Whose statistics BatchNorm uses; training: those of each batch, which is then "
+            "measured as a whole.",
+            rich_help_panel="Study",
+        ),
+    ] = "evaluation",
     groups: Annotated[
         int | None,
         typer.Option(
@@ -127,7 +171,8 @@ def gradients(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for gradients.csv, results.json, gradients.pdf and .png.",
+            help="Folder for results.json and gradients.csv, .pdf and .png; with --by-block these "
+            "are blocks.*, of several models checkpoints.*.",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -145,6 +190,8 @@ def gradients(
     std: Std = None,
     resize: Resize = None,
     crop: Crop = None,
+    tokenizer: Tokenizer = None,
+    length: Length = None,
     arch: Arch = None,
     trust_pickle: TrustPickle = False,
 ) -> None:
@@ -162,26 +209,57 @@ def gradients(
         raise MeasurementError(
             f"--at is {at!r}; expected the index of a block, such as 0, or 'input'."
         )
-    checkpoint = load(model, arch, trust_pickle, device)
+    lengths = {
+        "--method": method != "summed",
+        "--untrained": untrained,
+        "--at": at != "0",
+        "--samples": samples != _SAMPLES,
+        "--norm": norm is not None,
+        "--batchnorm": batchnorm != "evaluation",
+        "--groups": groups is not None,
+    }
+    if by_block and any(lengths.values()):
+        raise MeasurementError(
+            f"{', '.join(name for name, given in lengths.items() if given)} is about the lengths "
+            "of paths; leave it out with --by-block, which is one exact backward pass."
+        )
+    if by_block and len(models) > 1:
+        raise MeasurementError(
+            f"--by-block is about one net, but {len(models)} were named; give one of them."
+        )
+    checkpoint = load(models[0], arch, trust_pickle, device)
     opened = open_named(
-        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
-    )
-    study = prepare_gradients(
-        checkpoint,
-        opened,
-        method=method,
-        at="input" if at == "input" else int(at),
-        samples=samples,
-        norm=norm,
-        groups=groups,
-        seed=seed,
-        batch_size=batch_size,
-        command=command_line(),
-    )
-    finish(
-        study,
-        "gradients",
-        as_json=as_json,
-        out=out,
-        whole=f"{len(opened):,} examples",
-    )
+        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
+        tokenizer, length,
+    )  # fmt: skip
+    options: dict[str, Any] = {
+        "method": method,
+        "at": "input" if at == "input" else int(at),
+        "samples": samples,
+        "norm": norm,
+        "batchnorm": batchnorm,
+        "groups": groups,
+        "seed": seed,
+        "batch_size": batch_size,
+        "untrained": untrained,
+        "command": command_line(),
+    }
+    whole = f"{len(opened):,} {opened.unit}"
+    if len(models) > 1:
+        later = (load(name, arch, trust_pickle, device) for name in models[1:])
+        with progress_bar("checkpoints", len(models)) as advance:
+            result = gradients_by_checkpoint(
+                itertools.chain([checkpoint], later), opened, progress=advance,
+                announce=lambda words: typer.echo(words, err=as_json), **options,
+            )  # fmt: skip
+        whole += f" of checkpoint {len(result.results)} of {len(models)}"
+        end(result, as_json=as_json, out=out, whole=whole)
+        return
+    study: Study[GradientsByLength | GradientsByBlock]
+    if by_block:
+        study = prepare_block_gradients(
+            checkpoint, opened, seed=seed, batch_size=batch_size, command=command_line()
+        )
+    else:
+        study = prepare_gradients(checkpoint, opened, **options)
+    finish(study, "gradients", as_json=as_json, out=out, whole=whole)

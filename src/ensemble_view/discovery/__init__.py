@@ -29,7 +29,13 @@ from ensemble_view.discovery.dataflow import Flow, carries_data, flow_from
 from ensemble_view.discovery.granularity import Granularity, group_spans
 from ensemble_view.discovery.obstacles import refuse_obstacles
 from ensemble_view.discovery.places import where_the_trunk_is_lost
-from ensemble_view.discovery.proof import check_deterministic, copied, prove, tolerance_of
+from ensemble_view.discovery.proof import (
+    check_deterministic,
+    copied,
+    first_two,
+    prove,
+    tolerance_of,
+)
 from ensemble_view.discovery.provenance import Provenance, trace_provenance
 from ensemble_view.discovery.residual_forms import write_as_additions
 from ensemble_view.discovery.streams import describe_streams
@@ -177,7 +183,7 @@ def _unravel(
         cut(captured, flow, groups),
         model=model,
         additions=tuple(additions),
-        provenance=trace_provenance(captured, flow, groups),
+        provenance=trace_provenance(captured, flow, groups, first_two(arguments)),
     )
     progress("prove the chain equal to the model")
     prove(chain, model, arguments, captured.pick, known, tolerance_of(flow))

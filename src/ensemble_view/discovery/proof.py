@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -18,7 +18,15 @@ from ensemble_view.discovery.evaluation import evaluating
 from ensemble_view.discovery.places import first_difference
 from ensemble_view.errors import DiscoveryError
 
-__all__ = ["check_deterministic", "copied", "prove", "tolerance_of"]
+__all__ = [
+    "check_deterministic",
+    "copied",
+    "first_two",
+    "other_batch",
+    "prove",
+    "tolerance_of",
+    "tolerance_of_types",
+]
 
 # What chain and model may differ by, in units of the largest output: summands may be added in
 # another order. The most seen over small residual nets and a vision transformer of six layers was
@@ -44,6 +52,30 @@ def copied(arguments: Arguments) -> Arguments:
         lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, arguments
     )
     return args, kwargs
+
+
+def first_two(arguments: Arguments) -> Arguments:
+    """Copy the first two examples of a batch.
+
+    Args:
+        arguments: Positional arguments and keyword arguments.
+
+    Returns:
+        The same, of a batch of at most two.
+    """
+    batch = _batch_of(arguments)
+
+    def first(leaf: Any) -> Any:
+        batched = isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
+        return leaf[:2] if batched else leaf
+
+    args, kwargs = copied(pytree.tree_map(first, arguments))
+    return args, kwargs
+
+
+def _batch_of(arguments: Arguments) -> int:
+    leaves = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    return next(leaf.shape[0] for leaf in leaves if leaf.ndim)
 
 
 def _run(model: Callable[..., Any], arguments: Arguments) -> Any:
@@ -119,7 +151,22 @@ def tolerance_of(flow: Flow) -> float:
     Returns:
         A share of the largest output.
     """
-    types = {node.meta["val"].dtype for node in flow.trunk if is_tensor(node)}
+    return tolerance_of_types({node.meta["val"].dtype for node in flow.trunk if is_tensor(node)})
+
+
+def tolerance_of_types(types: Iterable[torch.dtype]) -> float:
+    """Say by how much two nets may differ that compute the same: what the coarsest type allows.
+
+    Args:
+        types: Of the values that both compute.
+
+    Returns:
+        A share of the largest output.
+
+    Example:
+        >>> tolerance_of_types([torch.float64, torch.float32])
+        0.0001
+    """
     return max(_TOLERANCES.get(dtype, 1e-4) for dtype in types)
 
 
@@ -146,7 +193,7 @@ def prove(
     """
     outputs: list[Tensor] = []
     with evaluating(model), torch.no_grad():
-        for batch in (arguments, _other_batch(arguments)):
+        for batch in (arguments, other_batch(arguments)):
             try:
                 expected = pick(known if batch is arguments else _run(model, batch))
             except Exception as error:
@@ -191,10 +238,16 @@ def prove(
             )
 
 
-def _other_batch(arguments: Arguments) -> Arguments:
-    """A batch that is one larger, with other values where these are real numbers."""
-    leaves = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
-    batch = next(leaf.shape[0] for leaf in leaves if leaf.ndim)
+def other_batch(arguments: Arguments) -> Arguments:
+    """Make a batch that is one larger, with other values where these are real numbers.
+
+    Args:
+        arguments: Positional arguments and keyword arguments.
+
+    Returns:
+        The same for the other batch.
+    """
+    batch = _batch_of(arguments)
     generator = torch.Generator().manual_seed(0)
 
     def other(leaf: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from ensemble_view.discovery.blocks import Span
-from ensemble_view.discovery.capture import Capture, site_of
+from ensemble_view.discovery.capture import Arguments, Capture, site_of
 from ensemble_view.discovery.dataflow import Flow, between, carries_data
 from ensemble_view.discovery.granularity import Group
 from ensemble_view.sites import ModuleCall, Site
@@ -38,22 +39,29 @@ class BlockProvenance:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where all blocks of a chain happen.
+    """Where all blocks of a chain happen, and what the model was called with.
 
     Args:
         blocks: One entry per block, in order.
+        example: The first two examples of the batch that the chain was found with.
+        pick: Finds the output that was followed in what the model returns.
     """
 
     blocks: tuple[BlockProvenance, ...]
+    example: Arguments
+    pick: Callable[[Any], Tensor]
 
 
-def trace_provenance(captured: Capture, flow: Flow, groups: Sequence[Group]) -> Provenance:
+def trace_provenance(
+    captured: Capture, flow: Flow, groups: Sequence[Group], example: Arguments
+) -> Provenance:
     """Find the places of all blocks in the model's code.
 
     Args:
         captured: The graph, whose nodes know their sites.
         flow: The trunk that the blocks lie on.
         groups: The blocks, each with its residual sums.
+        example: A small one, which the chain keeps.
 
     Returns:
         Where the hooks have to act.
@@ -106,7 +114,7 @@ def trace_provenance(captured: Capture, flow: Flow, groups: Sequence[Group]) -> 
                 exit=exit_place if isinstance(exit_place, Site) else None,
             )
         )
-    return Provenance(tuple(blocks))
+    return Provenance(tuple(blocks), example, captured.pick)
 
 
 def _is_outside(node: fx.Node, call: ModuleCall) -> bool:

@@ -139,7 +139,10 @@ def _highway(
 
 
 def _orders(product: fx.Node) -> tuple[tuple[fx.Node, fx.Node], ...]:
-    first, second = cast("tuple[fx.Node, ...]", product.args[:2])
+    first, second = product.args[:2]
+    if not (isinstance(first, fx.Node) and isinstance(second, fx.Node)):
+        # A constant is a weight, no gate that could be closed.
+        return ()
     return (first, second), (second, first)
 
 

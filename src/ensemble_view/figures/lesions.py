@@ -33,6 +33,7 @@ _MOST_IN_COLUMN = 30
 _MOST_SET_LABELS = 40
 _SINGLE_LABELS = ("block deleted", "shape-changing block deleted")
 _SET_LABELS = ("blocks deleted", "one of them shape-changing")
+_OTHER_LABELS = ("intervention", "of a shape-changing block")
 _NEAR = 0.2
 _CHARACTERS_PER_INCH = 14
 # Small, because an interval of a percentage point must stick out of its marker.
@@ -66,7 +67,7 @@ def lesion_figure(result: LesionResult) -> Figure:
         )
         for axes in panels:
             handles = _reference_lines(axes, result)
-            handles += _lesion_points(axes, points, single=single)
+            handles += _lesion_points(axes, points, _labels(result.lesions))
             handles += _not_deletable(axes, result, single=single)
         if zoom is not None:
             _enlarge(panels[1], points, zoom)
@@ -129,7 +130,7 @@ def measured_figure(
                 label=f"full net ({full:.4g})",
             )
         ]  # fmt: skip
-        handles += _lesion_points(axes, points, single=single)
+        handles += _lesion_points(axes, points, _labels(result.lesions))
         handles += _not_deletable(axes, result, single=single)
         _name_places(axes, result, places, single=single)
         legend(figure, handles)
@@ -271,9 +272,16 @@ def _kinds(points: _Points) -> list[tuple[npt.NDArray[np.bool_], str, Any]]:
     return [(~points.changes, "o", colours[0]), (points.changes, "D", colours[3])]
 
 
-def _lesion_points(axes: Axes, points: _Points, *, single: bool) -> list[Line2D | Patch]:
+def _labels(lesions: Sequence[Lesion]) -> tuple[str, str]:
+    """What the markers of shape-keeping and of shape-changing blocks mean."""
+    if all(len(lesion.blocks) == 1 for lesion in lesions):
+        return _SINGLE_LABELS
+    # Anything but a deletion is labelled in words.
+    return _OTHER_LABELS if any(" " in lesion.label for lesion in lesions) else _SET_LABELS
+
+
+def _lesion_points(axes: Axes, points: _Points, labels: tuple[str, str]) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = []
-    labels = _SINGLE_LABELS if single else _SET_LABELS
     for (chosen, marker, colour), label in zip(_kinds(points), labels, strict=True):
         if chosen.any():
             _markers(axes, points, chosen, marker, colour)
@@ -377,7 +385,8 @@ def _width(places: int, sets: Sequence[Lesion]) -> float:
 
 
 def _name_sets(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_xlabel("Deleted blocks")
+    in_words = any(" " in label for label in labels)
+    axes.set_xlabel("Intervention" if in_words else "Deleted blocks")
     step = -(-len(labels) // _MOST_SET_LABELS)
     names = [_shortened(label) for label in labels[::step]]
     axes.set_xticks(list(range(0, len(labels), step)), names)

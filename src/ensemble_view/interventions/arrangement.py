@@ -22,8 +22,8 @@ __all__ = [
     "Treatment",
 ]
 
-BranchValue: TypeAlias = Literal["own", "zero", "mean", "resample"]
-"""What stands for a branch's output: itself, nothing, its data-set mean, another example's."""
+BranchValue: TypeAlias = Literal["own", "zero", "mean", "resample", "perturbed"]
+"""What stands for a branch's output: itself, nothing, its mean, another example's, with noise."""
 
 
 @dataclass(frozen=True, order=True)
@@ -34,7 +34,7 @@ class Treatment:
         branch: What stands for the branch's output.
         factor: What that is multiplied by.
         shortcut: Whether the shortcut stays.
-        seed: Of the choice of other examples.
+        seed: Of the choice of other examples, or of the noise.
     """
 
     branch: BranchValue = "own"

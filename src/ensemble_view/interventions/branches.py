@@ -181,8 +181,11 @@ class Replace(Written):
         block: Index or module path; wildcards may mean several.
         value: ``"mean"``, the branch's mean over data in the unmodified net; ``"resample"``, the
             branch's output for another example of the same batch, chosen by a random cycle through
-            the batch; ``"zero"``, which is what :class:`Delete` does.
-        seed: Of the choice of other examples.
+            the batch; ``"perturbed"``, its own output and beside it noise of the same norm in a
+            direction that is uniform over all its entries, each example's its own (the control of
+            Chang et al. 2017: a change of the trunk as large as a deletion's); ``"zero"``, which is
+            what :class:`Delete` does.
+        seed: Of the choice of other examples, or of the directions.
 
     Raises:
         InterventionError: If the value is none of these.
@@ -193,20 +196,21 @@ class Replace(Written):
     """
 
     block: BlockName
-    value: Literal["mean", "resample", "zero"]
+    value: Literal["mean", "resample", "perturbed", "zero"]
     seed: int = 0
 
-    usage: ClassVar = "BLOCK mean|resample|zero [SEED]"
+    usage: ClassVar = "BLOCK mean|resample|perturbed|zero [SEED]"
     readers: ClassVar = (parse_block, str, int)
 
     def __post_init__(self) -> None:
-        if self.value not in ("mean", "resample", "zero"):
+        if self.value not in ("mean", "resample", "perturbed", "zero"):
             raise InterventionError(
-                f"A branch is replaced by mean, resample or zero; got {self.value!r}."
+                f"A branch is replaced by mean, resample, perturbed or zero; got {self.value!r}."
             )
-        if self.seed < 0 or (self.seed and self.value != "resample"):
+        if self.seed < 0 or (self.seed and self.value not in ("resample", "perturbed")):
             raise InterventionError(
-                f"A seed, from 0, is that of resample; got {self.seed} with {self.value}."
+                f"A seed, from 0, is that of resample or perturbed; got {self.seed} with "
+                f"{self.value}."
             )
 
     def apply(self, arrangement: Arrangement) -> Arrangement:

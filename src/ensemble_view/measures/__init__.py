@@ -1,8 +1,8 @@
 """What is measured of each example, and how: the engine is given a measure and knows none.
 
-``classification``: one label per example. ``language``: the next token, summed per sequence.
-``own``: what a user's own function says. Imports nothing of ours but errors; knows neither chains
-nor plans.
+``classification``: one label per example; ``logits`` keeps those beside it. ``language``: the next
+token, summed per sequence. ``own``: what a user's own function says. Imports nothing of ours but
+errors; knows neither chains nor plans.
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ from torch import Tensor
 
 from ensemble_view.measures.classification import Classification
 from ensemble_view.measures.language import IGNORED, Language
+from ensemble_view.measures.logits import ClassificationWithLogits
 from ensemble_view.measures.own import OwnMeasure
 
-__all__ = ["IGNORED", "Classification", "Language", "Measure", "OwnMeasure"]
+__all__ = [
+    "IGNORED",
+    "Classification",
+    "ClassificationWithLogits",
+    "Language",
+    "Measure",
+    "OwnMeasure",
+]
 
 
 class Measure(Protocol):

@@ -1,26 +1,55 @@
-"""The reference nets: residual nets of both versions, the plain net and VGG, for small images."""
+"""The reference nets for small images: residual and highway nets, the plain net and VGG."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ensemble_view.models.architecture import Architecture, ArchitectureError
+from ensemble_view.models.blocks import PLACEMENTS, VARIANTS, SkippableBlock
+from ensemble_view.models.highway import HighwayNet
+from ensemble_view.models.notes import NotesNet
 from ensemble_view.models.plain import PlainNet
 from ensemble_view.models.resnet import ResNet
 from ensemble_view.models.vgg import VGG
 
-__all__ = ["VGG", "Architecture", "ArchitectureError", "PlainNet", "ResNet", "build"]
+__all__ = [
+    "VGG",
+    "Architecture",
+    "ArchitectureError",
+    "HighwayNet",
+    "NotesNet",
+    "PlainNet",
+    "ResNet",
+    "SkippableBlock",
+    "build",
+]
 
 _NAME = re.compile(
-    r"(?P<kind>resnet(?=\d+(v[12])?$)|plain(?=\d+$)|vgg(?=\d+$))(?P<depth>\d{1,4})(?P<version>v[12])?"
+    r"(?P<kind>resnet(?=\d+(v[12])?$)|(plain|vgg|highway)(?=\d+$)|notes(?=_v[12]$))"
+    r"(?P<depth>\d{1,4})?_?(?P<version>v[12])?"
 )
-_KINDS: dict[str, type[nn.Module]] = {"resnet": ResNet, "plain": PlainNet, "vgg": VGG}
+_KINDS: dict[str, type[nn.Module]] = {
+    "resnet": ResNet,
+    "plain": PlainNet,
+    "vgg": VGG,
+    "highway": HighwayNet,
+    "notes": NotesNet,
+}
+_WORDS: dict[str, tuple[str, ...]] = {
+    "shortcut": ("A", "B", "C"),
+    "variant": VARIANTS,
+    "placement": tuple(PLACEMENTS),
+    "norm": ("batch", "none"),
+}
+_BOUNDS = {"layers": (1, 3), "survival": (1, 100), "gate_bias": (-20, 20)}
 _LARGEST = 4096
+# What the name says, not an option.
+_NAMED = ("depth", "version")
 
 
 def build(
@@ -28,16 +57,20 @@ def build(
     *,
     in_channels: int | None = None,
     classes: int | None = None,
+    pixels: int | None = None,
     **options: int | str,
 ) -> nn.Module:
     """Build a net by name, with random initial weights.
 
     Args:
-        architecture: A name such as "resnet110", "resnet110v2", "plain20", "vgg15,width=16" (with
-            or without "cifar:" before it), or the value itself.
+        architecture: A name such as "resnet110", "resnet110v2", "resnet164v2,layers=3", "plain20",
+            "highway32", "vgg15,width=16" or "notes_v1" (with or without "cifar:" before it), or the
+            value itself.
         in_channels: Channels of the images; 3 unless the architecture says otherwise.
         classes: Number of classes; 10 unless the architecture says otherwise.
-        **options: Further options of the net: width, shortcut. They win over the architecture's.
+        pixels: Height times width of the images, for the nets that have to know.
+        **options: Further options of the net: width, shortcut, layers, variant, placement, norm,
+            gate_bias, survival, kept. They win over the architecture's.
 
     Returns:
         The net, in training mode.
@@ -56,34 +89,41 @@ def build(
     if architecture.family != "cifar" or match is None:
         raise ArchitectureError(
             f"There is no net {architecture} here: expected resnetD, resnetDv2 or plainD with "
-            "D = 6n + 2 (20, 32, 44, 56, 110, ...), or vgg10, vgg12, vgg15, vgg18."
+            "D = 6n + 2 (20, 32, 44, 56, 110, ...; with layers=3 9n + 2, with layers=1 3n + 2), "
+            "highwayD with D = 3n + 2, vgg10, vgg12, vgg15, vgg18, notes_v1 or notes_v2."
         )
-    given = {**architecture.options, **options}
-    given |= {"in_channels": in_channels} if in_channels is not None else {}
-    given |= {"classes": classes} if classes is not None else {}
     kind = _KINDS[match["kind"]]
-    _check_options(architecture, kind, given)
-    arguments: dict[str, Any] = {"depth": int(match["depth"]), **given}
-    if kind is ResNet:
+    taken = inspect.signature(kind).parameters
+    given = {**architecture.options, **options}
+    for name, value in (("in_channels", in_channels), ("classes", classes), ("pixels", pixels)):
+        if value is not None and name in taken:
+            given[name] = value
+    _check_options(architecture, [name for name in taken if name not in _NAMED], given)
+    arguments: dict[str, Any] = dict(given)
+    if "depth" in taken:
+        arguments["depth"] = int(match["depth"])
+    if "version" in taken:
         arguments["version"] = int((match["version"] or "v1")[1])
     return kind(**arguments)
 
 
 def _check_options(
-    architecture: Architecture, kind: type[nn.Module], given: Mapping[str, int | str]
+    architecture: Architecture, allowed: Sequence[str], given: Mapping[str, int | str]
 ) -> None:
     """Refuse options that are not the net's own or whose values are impossible."""
-    parameters = inspect.signature(kind).parameters
-    allowed = [name for name in parameters if name not in {"depth", "version"}]
     for name, value in given.items():
         if name not in allowed:
             raise ArchitectureError(
                 f"{architecture} takes no option {name!r}: it takes {', '.join(allowed)}."
             )
-        if name == "shortcut":
-            if value not in {"A", "B"}:
-                raise ArchitectureError(f"The option shortcut is A or B, found {value!r}.")
-        elif not isinstance(value, int) or not 1 <= value <= _LARGEST:
+        if name in _WORDS:
+            if value not in _WORDS[name]:
+                raise ArchitectureError(
+                    f"The option {name} is one of {', '.join(_WORDS[name])}, found {value!r}."
+                )
+            continue
+        low, high = _BOUNDS.get(name, (1, _LARGEST))
+        if not isinstance(value, int) or not low <= value <= high:
             raise ArchitectureError(
-                f"The option {name} is a whole number from 1 to {_LARGEST}, found {value!r}."
+                f"The option {name} is a whole number from {low} to {high}, found {value!r}."
             )

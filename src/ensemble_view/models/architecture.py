@@ -10,38 +10,41 @@ from ensemble_view.errors import EnsembleViewError
 
 __all__ = ["Architecture", "ArchitectureError", "blocks_per_stage"]
 
-_TEXT = re.compile(r"(?:(?P<family>[a-z]+):)?(?P<name>\w[\w.]*)(?P<options>(?:,\w+=\w+)*)")
+_NUMBER = re.compile(r"-?\d+", re.ASCII)
+_TEXT = re.compile(r"(?:(?P<family>[a-z]+):)?(?P<name>\w[\w.]*)(?P<options>(?:,\w+=-?\w+)*)")
 
 
 class ArchitectureError(EnsembleViewError):
     """No net answers to the name, depth or options that were asked for."""
 
 
-def blocks_per_stage(depth: int) -> int:
-    """Return n of the depth 6n + 2 that a three-stage net for small images must have.
+def blocks_per_stage(depth: int, layers: int = 2) -> int:
+    """Return n of the depth 3·layers·n + 2 that a three-stage net for small images must have.
 
-    He et al. 2015 (arXiv 1512.03385), section 4.2.
+    He et al. 2015 (arXiv 1512.03385), section 4.2, for two layers: 6n + 2.
 
     Args:
         depth: Convolutions on the longest path, plus the linear layer.
+        layers: Convolutions per block.
 
     Returns:
-        Two-layer blocks in each of the three stages.
+        Blocks in each of the three stages.
 
     Raises:
-        ArchitectureError: If depth is not 6n + 2 with n at least 1.
+        ArchitectureError: If the depth is another.
 
     Example:
-        >>> blocks_per_stage(110)
-        18
+        >>> blocks_per_stage(110), blocks_per_stage(164, layers=3)
+        (18, 18)
     """
-    if depth < 8 or (depth - 2) % 6:
-        nearest = max(8, 6 * round((depth - 2) / 6) + 2)
+    period = 3 * layers
+    if depth < period + 2 or (depth - 2) % period:
+        nearest = max(period + 2, period * round((depth - 2) / period) + 2)
         raise ArchitectureError(
-            f"Depth {depth} does not fit a three-stage net, whose depth is 6n + 2: "
-            f"the nearest is {nearest}."
+            f"Depth {depth} does not fit a three-stage net of {layers}-layer blocks, whose depth "
+            f"is {period}n + 2: the nearest is {nearest}."
         )
-    return (depth - 2) // 6
+    return (depth - 2) // period
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Architecture:
                 "plain20, vgg15,width=16 or torchvision:resnet50."
             )
         pairs = (pair.split("=") for pair in match["options"].split(",")[1:])
-        options = {key: int(value) if value.isdecimal() else value for key, value in pairs}
+        options = {key: int(value) if _NUMBER.fullmatch(value) else value for key, value in pairs}
         return cls(match["name"], options, match["family"] or "cifar")
 
     @classmethod

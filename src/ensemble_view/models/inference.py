@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from ensemble_view.models.architecture import Architecture
 from ensemble_view.models.vgg import VGG_STAGES
 
-__all__ = ["Inferred", "infer"]
+__all__ = ["Inferred", "first_channels", "infer"]
 
 Weights = Mapping[str, Tensor]
 
@@ -29,6 +30,8 @@ _TORCHVISION = {
     ((3, 4, 6, 3), True, (128, 128)): "wide_resnet50_2",
     ((3, 4, 23, 3), True, (128, 128)): "wide_resnet101_2",
 }
+_FIRST = ("conv1.weight", "conv.weight", "stem.conv.weight", "stages.0.0.conv.weight")
+_PIXELS = 1024
 _RENAMED = ((re.compile(r"^fc\."), "linear."), (re.compile(r"\.downsample\."), ".shortcut."))
 
 
@@ -81,7 +84,7 @@ def infer(weights: Weights) -> Inferred | None:
     own = {_own_name(name): value for name, value in weights.items()}
     if "linear.weight" not in own or own["linear.weight"].ndim != 2:
         return None
-    for tell in (_infer_resnet, _infer_plain, _infer_vgg):
+    for tell in (_infer_resnet, _infer_plain, _infer_highway, _infer_vgg, _infer_notes):
         if found := tell(own):
             return found
     return None
@@ -112,7 +115,20 @@ def _infer_torchvision(weights: Weights) -> Inferred | None:
     return Inferred(architecture, None, weights["fc.weight"].shape[0])
 
 
-def _own(name: str, first: Tensor, own: Weights, width: int, usual: int, **more: str) -> Inferred:
+def first_channels(weights: Weights) -> int | None:
+    """Return how many channels the images of one of this package's nets have.
+
+    Args:
+        weights: Names, without prefixes, and tensors.
+
+    Returns:
+        The inputs of the first convolution, or None if there is none of a known name.
+    """
+    first = next((weights[name] for name in _FIRST if name in weights), None)
+    return None if first is None or first.ndim != 4 else int(first.shape[1])
+
+
+def _own(name: str, first: Tensor, own: Weights, width: int, usual: int, **more: Any) -> Inferred:
     """Return one of this package's nets, with the options that differ from the usual ones."""
     options: dict[str, int | str] = {} if width == usual else {"width": width}
     architecture = Architecture(name, {**options, **more})
@@ -122,14 +138,35 @@ def _own(name: str, first: Tensor, own: Weights, width: int, usual: int, **more:
 def _infer_resnet(own: Weights) -> Inferred | None:
     first = own.get("conv1.weight")
     counts = {_count(own, f"layer{stage}") for stage in (1, 2, 3)}
-    unlike = any(".conv3." in name or name.startswith("layer4.") for name in own)
+    # Weights do not tell what a gate is on.
+    unlike = any(".gate." in name or name.startswith("layer4.") for name in own)
     if first is None or first.ndim != 4 or len(counts) != 1 or 0 in counts or unlike:
         return None
+    # Told by the last convolution of a branch, so that an incomplete file is still recognised.
+    convolutions = [name for name in own if re.fullmatch(r"layer1\.0\.conv[123]\.weight", name)]
+    if not convolutions:
+        return None
+    last = max(convolutions)
+    layers = int(last[len("layer1.0.conv")])
+    if own[last].shape[-1] != (1 if layers == 3 else 3):
+        return None
     version = 1 if "bn1.weight" in own else 2
-    name = f"resnet{6 * counts.pop() + 2}" + ("v2" if version == 2 else "")
-    shortcut = "B" if any(".shortcut." in key for key in own) else "A"
-    more = {} if shortcut == "AB"[version - 1] else {"shortcut": shortcut}
+    name = f"resnet{3 * layers * counts.pop() + 2}" + ("v2" if version == 2 else "")
+    more: dict[str, int | str] = {} if layers == 2 else {"layers": layers}
+    shortcut = _shortcut(own, layers)
+    if shortcut != "AB"[version - 1]:
+        more["shortcut"] = shortcut
     return _own(name, first, own, first.shape[0], 16, **more)
+
+
+def _shortcut(own: Weights, layers: int) -> str:
+    """Tell A (no projection) and B (where the shape changes) from C (in every block)."""
+    projected = {name.partition(".shortcut.")[0] for name in own if ".shortcut." in name}
+    if not projected:
+        return "A"
+    # The first stage keeps the width, unless bottlenecks widen it.
+    changing = {"layer1.0", "layer2.0", "layer3.0"} if layers == 3 else {"layer2.0", "layer3.0"}
+    return "C" if projected - changing else "B"
 
 
 def _infer_plain(own: Weights) -> Inferred | None:
@@ -139,10 +176,33 @@ def _infer_plain(own: Weights) -> Inferred | None:
     return _own(f"plain{count + 2}", first, own, first.shape[0], 16)
 
 
+def _infer_highway(own: Weights) -> Inferred | None:
+    first = own.get("stem.conv.weight")
+    counts = {_count(own, f"layer{stage}") for stage in (1, 2, 3)}
+    gated = "layer1.0.gate.weight" in own
+    if first is None or first.ndim != 4 or len(counts) != 1 or 0 in counts or not gated:
+        return None
+    return _own(f"highway{3 * counts.pop() + 2}", first, own, first.shape[0], 16, **_norm(own))
+
+
 def _infer_vgg(own: Weights) -> Inferred | None:
     first = own.get("stages.0.0.conv.weight")
     counts = tuple(_count(own, f"stages.{stage}") for stage in range(5))
     depth = next((depth for depth, stages in VGG_STAGES.items() if stages == counts), None)
     if first is None or first.ndim != 4 or depth is None:
         return None
-    return _own(f"vgg{depth}", first, own, first.shape[0], 64)
+    return _own(f"vgg{depth}", first, own, first.shape[0], 64, **_norm(own))
+
+
+def _infer_notes(own: Weights) -> Inferred | None:
+    first = own.get("conv.weight")
+    if first is None or first.ndim != 4 or "blocks.1.shortcut.weight" not in own:
+        return None
+    width = int(first.shape[0])
+    pixels = own["linear.weight"].shape[1] // (2 * width)
+    more = {} if pixels == _PIXELS else {"pixels": pixels}
+    return _own(f"notes_v{2 if 'bn.weight' in own else 1}", first, own, width, 16, **more)
+
+
+def _norm(own: Weights) -> dict[str, str]:
+    return {} if any(".bn." in name for name in own) else {"norm": "none"}

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 __all__ = ["initialise"]
 
 
-def initialise(model: nn.Module) -> None:
+def initialise(model: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
     """Draw the weights of all convolutions and linear layers by He et al.'s rule.
 
     Convolutions: normal with variance 2 / (k² · channels out), He et al. 2015 (arXiv 1502.01852),
-    section 2.2, in its backward form; normalisation layers: gain one, shift zero; linear layers:
-    the same rule over their inputs, shift zero. Draws come from torch's global generator, so a
-    caller who wants a seed sets it around the construction.
+    section 2.2, in its backward form, or over the channels in; normalisation layers: gain one,
+    shift zero; linear layers: the same rule over their inputs; shifts are zero, but those of gates
+    as these say. Draws come from torch's global generator, so a caller who wants a seed sets it
+    around the construction.
 
     Args:
         model: The net to initialise in place.
+        mode: Whether convolutions keep the variance of values ("fan_in") or gradients ("fan_out").
 
     Example:
         >>> import torch
@@ -28,10 +32,10 @@ def initialise(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
         elif isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         else:
             continue
         if module.bias is not None:
-            nn.init.zeros_(module.bias)
+            nn.init.constant_(module.bias, getattr(module, "initial_bias", 0.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,22 +15,25 @@ __all__ = ["ConvolutionUnit", "PlainNet"]
 
 
 class ConvolutionUnit(nn.Module):
-    """Convolution, BatchNorm, ReLU: what a sequential net consists of.
+    """Convolution, BatchNorm (or a shift per channel instead), ReLU.
 
     Args:
         inputs: Channels in.
         outputs: Channels out.
         stride: Stride of the 3x3 convolution.
+        norm: "batch" or "none".
 
     Example:
         >>> ConvolutionUnit(16, 32, 2)(torch.zeros(1, 16, 8, 8)).shape
         torch.Size([1, 32, 4, 4])
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, norm: Literal["batch", "none"] = "batch"
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=norm == "none")
+        self.bn = nn.BatchNorm2d(outputs) if norm == "batch" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return relu(bn(conv(x))) for `x` (N, C, H, W)."""
@@ -66,6 +71,10 @@ class PlainNet(nn.Module):
             units += [ConvolutionUnit(outputs, outputs) for _ in range(per_stage - 1)]
         self.units = nn.Sequential(*units)
         self.linear = nn.Linear(width * 4, classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as :func:`~ensemble_view.models.initialisation.initialise`."""
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""VGG with BatchNorm for small images: the sequential net of the lesion study."""
+"""VGG for small images: the sequential net of the lesion study."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,17 +24,19 @@ VGG_STAGES: dict[int, tuple[int, ...]] = {
 
 
 class VGG(nn.Module):
-    """VGG with BatchNorm and two linear layers, for images of any small size.
+    """VGG with two linear layers, and BatchNorm unless told otherwise, for small images.
 
     Simonyan and Zisserman 2014 (arXiv 1409.1556), table 1, widths w, 2w, 4w, 8w, 8w with w = 64.
     Their three linear layers suit ImageNet; on CIFAR-10 it is usual to keep two. Veit et al. 2016
     (arXiv 1605.06431), section 4.1, delete layers from a VGG net of 15 layers without listing
     them: configuration D's 13 convolutions and two linear layers make 15, and leave 13
     convolutions to delete. Maps are halved after each stage while they are larger than 1x1, so
-    that 8x8 images pass, too. There is no dropout.
+    that 8x8 images pass, too. Without BatchNorm they do not suit it: of a 3x3 filter on a 1x1 map
+    eight weights meet padding, and what passes fades layer by layer. There is no dropout.
 
     Args:
         depth: 10, 12, 15 or 18: 8, 10, 13 or 16 convolutions and two linear layers.
+        norm: "batch" or "none".
         width: Channels of the first stage; 64 in the papers.
         in_channels: Channels of the images.
         classes: Number of classes.
@@ -46,7 +50,12 @@ class VGG(nn.Module):
     """
 
     def __init__(
-        self, depth: int = 15, width: int = 64, in_channels: int = 3, classes: int = 10
+        self,
+        depth: int = 15,
+        norm: Literal["batch", "none"] = "batch",
+        width: int = 64,
+        in_channels: int = 3,
+        classes: int = 10,
     ) -> None:
         super().__init__()
         if depth not in VGG_STAGES:
@@ -58,14 +67,18 @@ class VGG(nn.Module):
         stages, inputs = [], in_channels
         for count, factor in zip(VGG_STAGES[depth], (1, 2, 4, 8, 8), strict=True):
             outputs = width * factor
-            units = [ConvolutionUnit(inputs, outputs)]
-            units += [ConvolutionUnit(outputs, outputs) for _ in range(count - 1)]
+            units = [ConvolutionUnit(inputs, outputs, norm=norm)]
+            units += [ConvolutionUnit(outputs, outputs, norm=norm) for _ in range(count - 1)]
             stages.append(nn.Sequential(*units))
             inputs = outputs
         self.stages = nn.ModuleList(stages)
-        self.hidden = nn.Linear(inputs, inputs, bias=False)
-        self.hidden_bn = nn.BatchNorm1d(inputs)
+        self.hidden = nn.Linear(inputs, inputs, bias=norm == "none")
+        self.hidden_bn = nn.BatchNorm1d(inputs) if norm == "batch" else nn.Identity()
         self.linear = nn.Linear(inputs, classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as :func:`~ensemble_view.models.initialisation.initialise`."""
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

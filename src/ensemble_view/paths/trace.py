@@ -7,16 +7,15 @@ Nothing is written to the model: no gradient is accumulated, no flag is changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ensemble_view.chain import Block, Chain, Context
+from ensemble_view.chain import Block, Chain, Context, arguments_of
 from ensemble_view.errors import MeasurementError
+from ensemble_view.paths.losses import Loss, cross_entropy
 
 __all__ = [
     "Loss",
@@ -28,37 +27,7 @@ __all__ = [
     "trace",
 ]
 
-Loss: TypeAlias = Callable[[Any, Any, Any], Tensor]
-"""From the model's output, the batch's labels and its inputs to one loss per example, (B,)."""
-
 Cotangents: TypeAlias = list[Tensor]
-
-
-def cross_entropy(output: Tensor, labels: Tensor, inputs: Any = None) -> Tensor:
-    """Compute each example's cross-entropy in nats.
-
-    Args:
-        output: Logits (B, classes).
-        labels: Class indices (B,).
-        inputs: Not used.
-
-    Returns:
-        Losses (B,).
-
-    Raises:
-        MeasurementError: If the output is not one row of logits per example.
-
-    Example:
-        >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2])).exp()
-        tensor([4.])
-    """
-    if output.ndim != 2 or not output.is_floating_point():
-        raise MeasurementError(
-            f"The output has shape {tuple(output.shape)}; cross-entropy needs logits (examples, "
-            "classes). Give loss=, a function of output, labels and inputs that returns one loss "
-            "per example."
-        )
-    return F.cross_entropy(output, labels, reduction="none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +202,7 @@ def trace(
     """
     first = at or 0
     _check(chain, first)
-    args, named = _arguments(inputs)
+    args, named = arguments_of(inputs)
     with torch.inference_mode(False), torch.enable_grad():
         stem, x, context = _stem(chain, args, named, wanted=at is None)
         examples = len(x)
@@ -280,7 +249,7 @@ def refuse_random_blocks(chain: Chain, inputs: Any) -> None:
         Traceback (most recent call last):
         ensemble_view.errors.MeasurementError: Block 0 (F) gives another value each time ...
     """
-    args, named = _arguments(inputs)
+    args, named = arguments_of(inputs)
     with torch.no_grad():
         x, context = chain.stem(*args, **named)
         for position, block in enumerate(chain.blocks):
@@ -293,12 +262,6 @@ def refuse_random_blocks(chain: Chain, inputs: Any) -> None:
                     "gradients by path need a deterministic net. Put it into evaluation mode."
                 )
             x = first
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
 
 
 def _check(chain: Chain, first: int) -> None:

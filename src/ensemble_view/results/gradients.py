@@ -49,6 +49,8 @@ class LengthRow:
         sampled_median: its median.
         coherence: squared norm of the sum over energy, between 0 and ``paths``: 1 where they are
             orthogonal, above where they reinforce each other, below where they cancel.
+        summed_norm_se: standard error of ``summed_norm`` over examples; None of a single one.
+        projected_se: standard error of ``projected`` over examples.
     """
 
     length: int
@@ -61,6 +63,8 @@ class LengthRow:
     sampled_mean: float | None = None
     sampled_median: float | None = None
     coherence: float | None = None
+    summed_norm_se: float | None = None
+    projected_se: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class GradientSettings:
         samples: paths drawn per length and batch; all, where there are no more than that.
         norm: of ``sampled``: ``example`` (each example's own) or ``batch`` (of the gradient of the
             batch's mean loss).
+        unit: what an example is: ``examples`` or ``sequences``.
+        batchnorm: whose statistics BatchNorm used: those of ``evaluation``, or in ``training`` form
+            those of each batch, which is then what is measured, by the gradient of its mean loss.
     """
 
     methods: tuple[str, ...]
@@ -102,6 +109,8 @@ class GradientSettings:
     groups: int | None
     samples: int
     norm: str
+    unit: str = "examples"
+    batchnorm: str = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -135,6 +144,9 @@ class GradientsByLength(StudyResult):
         seconds: wall-clock time.
         provenance: net, data, versions, seed.
         interrupted: whether it was stopped early; what is here is of the examples done by then.
+        untrained: the same of the net before training, if that was asked for.
+        projected_mean: lower and upper limit of the mean length by ``projected``, a 95 % t interval
+            over examples; None unless ``summed`` ran on several.
 
     Example:
         Two blocks whose branches multiply by 3, so that paths carry 1, 3, 3 and 9.
@@ -167,6 +179,8 @@ class GradientsByLength(StudyResult):
     seconds: float
     provenance: Provenance
     interrupted: bool = False
+    untrained: GradientsByLength | None = None
+    projected_mean: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if [row.length for row in self.rows] != list(range(len(self.rows))) or not self.rows:
@@ -179,6 +193,11 @@ class GradientsByLength(StudyResult):
     def blocks(self) -> int:
         """The number of blocks that paths go through."""
         return len(self.rows) - 1
+
+    @property
+    def examples(self) -> int:
+        """How many examples were measured."""
+        return self.cost.examples
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -237,8 +256,10 @@ class GradientsByLength(StudyResult):
         """Of each length, (number of paths × sampled mean norm) / norm of the sum.
 
         How far the paper's figure 6(c) lies above the exact gradient; None where not both were
-        measured.
+        measured, or one of examples and the other of batches.
         """
+        if self.settings.norm == "batch" and self.settings.batchnorm == "evaluation":
+            return (None,) * len(self.rows)
         return tuple(
             math.exp(math.log(row.paths) + math.log(row.sampled_mean) - math.log(row.summed_norm))
             if row.sampled_mean and row.summed_norm
@@ -273,15 +294,42 @@ class GradientsByLength(StudyResult):
             "cost": asdict(self.cost),
             "negative_mass": self.negative_mass,
             "undefined": self.undefined,
+            "projected_mean": self.projected_mean,
             "seconds": self.seconds,
             "interrupted": self.interrupted,
             "effective": {name: asdict(each) for name, each in self.effective.items()},
             "rows": [asdict(row) for row in self.rows],
+            "untrained": None if self.untrained is None else self.untrained.to_json(),
+        }
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """A row per length, and that of the untrained net where it was measured."""
+        untrained = {} if self.untrained is None else {"untrained": self.untrained.frame}
+        return {"gradients": self.frame} | {
+            f"gradients_{name}": frame for name, frame in untrained.items()
         }
 
     @classmethod
     def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
+        return cls.from_json(content)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Make a result of what :meth:`to_json` gave.
+
+        Args:
+            content: plain JSON values.
+
+        Returns:
+            An equal result.
+
+        Raises:
+            KeyError: if an entry is missing.
+            TypeError: if one is of another kind.
+        """
         settings = {**content["settings"], "methods": tuple(content["settings"]["methods"])}
+        untrained, limits = content.get("untrained"), content.get("projected_mean")
         return cls(
             rows=tuple(LengthRow(**row) for row in content["rows"]),
             settings=GradientSettings(**settings),
@@ -291,6 +339,8 @@ class GradientsByLength(StudyResult):
             seconds=content["seconds"],
             provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
             interrupted=content["interrupted"],
+            untrained=None if untrained is None else cls.from_json(untrained),
+            projected_mean=None if limits is None else (limits[0], limits[1]),
         )
 
     @property

@@ -80,28 +80,37 @@ def summary(result: GradientsByLength) -> str:
     """
     net = result.provenance.model.get("name", "the net")
     data = result.provenance.data.get("name", "the data")
+    unit = result.settings.unit.removesuffix("s")
     place = "the model's input" if result.settings.at == "input" else result.settings.at
     place = f"the input of {place}" if place.startswith("block") else place
     subject = (
-        f"{net}, {_counted(result.cost.examples, 'example')} of {data}, gradient of "
+        f"{net}, {_counted(result.cost.examples, unit)} of {data}, gradient of "
         f"{result.settings.loss} at {place}, over paths of 0 to {result.blocks} branches"
     )
     if result.interrupted:
         subject += " (interrupted: these are the examples done so far)"
     sentences = [f"{subject}."]
+    if result.settings.batchnorm == "training":
+        sentences.append(
+            f"BatchNorm took the statistics of each batch of {result.provenance.batch_size}, and "
+            "norms are those of a batch."
+        )
+        unit = "batch"
     for name, words in NAMES.items():
         if name in result.effective:
             found = result.effective[name]
+            limits = result.projected_mean if name == "projected" else None
+            known = "" if limits is None else f" (interval {limits[0]:.1f} to {limits[1]:.1f})"
             sentences.append(
-                f"By {words}, the mean length is {found.mean:.1f}, and 95 % of the weight lies on "
-                f"lengths {found.low} to {found.high}, which are "
+                f"By {words}, the mean length is {found.mean:.1f}{known}, and 95 % of the weight "
+                f"lies on lengths {found.low} to {found.high}, which are "
                 f"{100 * found.share_of_paths:.3g} % of all paths."
             )
     if result.negative_mass is not None:
         sentences.append(f"Paths against the gradient: {100 * result.negative_mass:.2g} % of it.")
     if result.undefined:
         sentences.append(
-            f"{_counted(result.undefined, 'example')} without any gradient could not be shared out."
+            f"{_counted(result.undefined, unit)} without any gradient could not be shared out."
         )
     sentences += _overstated(result)
     unreliable = [row.length for row in result.rows if row.energy_reliable is False]
@@ -109,8 +118,22 @@ def summary(result: GradientsByLength) -> str:
         sentences.append(
             f"The error of the energy is not reliable at {_counted(len(unreliable), 'length')}."
         )
+    if result.untrained is not None:
+        sentences.append(_beside(result.untrained))
     sentences.append("All of this is said of this net on these examples only.")
     return " ".join(sentences)
+
+
+def _beside(untrained: GradientsByLength) -> str:
+    """The untrained net's lengths, which a trained net's are to be held against."""
+    spans = [
+        f"{found.mean:.1f} ({found.low} to {found.high}) by {words}"
+        for name, words in NAMES.items()
+        if (found := untrained.effective.get(name)) is not None
+    ]
+    how = untrained.provenance.model.get("untrained", "the untrained net")
+    told = "; ".join(spans) if spans else "none, since it has no gradient"
+    return f"Before training ({how}), mean length and 95 % of the weight: {told}."
 
 
 def _overstated(result: GradientsByLength) -> list[str]:
@@ -129,4 +152,8 @@ def _overstated(result: GradientsByLength) -> list[str]:
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{_plural(noun)}"
+
+
+def _plural(noun: str) -> str:
+    return "es" if noun.endswith("h") else "s"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PathCounts"]
 
+_KIND, _VERSION = "paths", 1
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 

@@ -66,7 +66,7 @@ class StudyResult(ABC):
     @classmethod
     @abstractmethod
     def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
-        """The result that was recorded; a KeyError or TypeError means that the record is broken."""
+        """The result that was recorded; a KeyError, TypeError or ValueError: it is broken."""
 
     @property
     def stopped_after(self) -> int | None:
@@ -135,7 +135,7 @@ class StudyResult(ABC):
         content = files.read_json(folder / "results.json", cls.kind, _VERSION)
         try:
             return cls._restored(content, folder)
-        except (KeyError, TypeError, MeasurementError) as error:
+        except (KeyError, TypeError, ValueError, MeasurementError) as error:
             raise ResultError(
                 f"The files in {folder} do not fit together ({error}); expected those that save() "
                 "wrote of one run; run the study again."

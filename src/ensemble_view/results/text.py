@@ -19,6 +19,7 @@ __all__ = [
     "Wording",
     "html_table",
     "mattering",
+    "shortened",
     "shortened_count",
     "summary",
     "text_table",
@@ -34,6 +35,7 @@ RUINOUS = 0.50
 _MOST_ROWS = 80
 _WIDTH = 80
 _P_WIDTH = 8
+_LABEL_WIDTH = 13
 _MOST_LABELS = 12
 
 
@@ -92,7 +94,7 @@ def text_table(frame: pd.DataFrame, wording: Wording = ACCURACY) -> str:
              3  layer1.3                0.9100  +0.0200  [+0.0110, +0.0310]     <.001
     """
     width = max([5, *(len(str(label)) for label in frame["blocks"])])
-    width = min(width, 12)
+    width = min(width, _LABEL_WIDTH)
     value, effect = (len(format(0.0, spec)) for spec in wording.formats)
     taken = width + 4 + value + 2 + effect + 2 + 2 * effect + 4 + 2 + _P_WIDTH
     module = min(20 - max(0, width - 6), _WIDTH - taken - 2)
@@ -111,11 +113,11 @@ def text_table(frame: pd.DataFrame, wording: Wording = ACCURACY) -> str:
 
 
 def _text_row(row: Mapping[Hashable, Any], wording: Wording, width: int, module: int) -> str:
-    label = _shortened(str(row["blocks"]), width) + ("*" if row["changes_shape"] else " ")
+    label = shortened(str(row["blocks"]), width) + ("*" if row["changes_shape"] else " ")
     value, effect = wording.value[0], wording.effect[0]
     changes = [format(row[f"{effect}{end}"], wording.formats[1]) for end in ("", "_low", "_high")]
     return (
-        f"{label:>{width + 2}} {_shortened(str(row['names']), module):<{module}}  "
+        f"{label:>{width + 2}} {shortened(str(row['names']), module):<{module}}  "
         f"{format(row[value], wording.formats[0])}  {changes[0]}  [{changes[1]}, {changes[2]}]  "
         f"{_p_value(row['p_adjusted']):>{_P_WIDTH}}"
     )
@@ -309,8 +311,20 @@ def _p_value(p: float) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _shortened(text: str, width: int) -> str:
-    """Cut the middle out: the beginning names the module, the end the block."""
+def shortened(text: str, width: int) -> str:
+    """Cut the middle out: the beginning names the module, the end the block.
+
+    Args:
+        text: Any.
+        width: Most characters.
+
+    Returns:
+        The text, where need be with three points for its middle.
+
+    Example:
+        >>> shortened("encoder.layers.11", 12)
+        'enco...rs.11'
+    """
     if len(text) <= width:
         return text
     head = (width - 3) // 2

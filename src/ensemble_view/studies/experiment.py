@@ -20,7 +20,7 @@ from ensemble_view.datasets import Portion, TargetData, TextData, examples_in
 from ensemble_view.datasets.loader_data import LoaderData
 from ensemble_view.discovery import Granularity
 from ensemble_view.discovery.capture import as_arguments
-from ensemble_view.engine import Engine, Progress
+from ensemble_view.engine import Engine, Progress, Reduction
 from ensemble_view.interventions import Compose, Intervention
 from ensemble_view.measures import Classification, Language, Measure, OwnMeasure
 from ensemble_view.plan import bind
@@ -30,7 +30,7 @@ from ensemble_view.results.run import Run
 from ensemble_view.studies.portions import Measured, measure_portions
 from ensemble_view.studies.subject import Subject, examine
 
-__all__ = ["Experiment", "Options", "OwnFunction", "experiment", "subject_of"]
+__all__ = ["Experiment", "Options", "OwnFunction", "experiment", "measure_of", "subject_of"]
 
 OwnFunction = Callable[[Tensor, Any], Any]
 """From a net's outputs and the targets of a batch to one number per example."""
@@ -113,8 +113,34 @@ class Experiment:
         Returns:
             The outcomes; of the examples done so far, if the user interrupted.
         """
+        return self.run_of(self.measured(progress))
+
+    def measured(
+        self, progress: Progress | None = None, reduction: Reduction | None = None
+    ) -> Measured:
+        """Measure all plans on all examples, and keep what a reduction leaves of each batch.
+
+        Args:
+            progress: Told of the block evaluations done, times examples.
+            reduction: As for :meth:`~ensemble_view.engine.Engine.measure`.
+
+        Returns:
+            What was kept; of the examples done so far, if the user interrupted.
+        """
         with self.calibration.threads_set():
-            measured = measure_portions(self._engines(), self.calibration.batch_size, progress)
+            return measure_portions(
+                self._engines(), self.calibration.batch_size, progress, reduction
+            )
+
+    def run_of(self, measured: Measured) -> Run:
+        """Make a run of what was measured, the first plan's outcomes being the full net's.
+
+        Args:
+            measured: Of any number of plans, by the names of the experiment's measure.
+
+        Returns:
+            The run.
+        """
         return Run(
             outcomes=self._outcomes(measured),
             cost=Cost(
@@ -188,7 +214,12 @@ def subject_of(model: nn.Module | Chain | Checkpoint, data: Any, options: Option
 
 
 def experiment(
-    subject: Subject, interventions: Sequence[Intervention], options: Options
+    subject: Subject,
+    interventions: Sequence[Intervention],
+    options: Options,
+    *,
+    measure: Measure | None = None,
+    held: int = 1,
 ) -> Experiment:
     """Bind interventions to a subject, and find out what running them will cost.
 
@@ -196,6 +227,8 @@ def experiment(
         subject: Chains and data.
         interventions: What is measured against the full net.
         options: Of the study.
+        measure: What is measured, if not what the data and options say.
+        held: How many outputs of one example exist at a time, which bounds the batch size.
 
     Returns:
         Ready to run.
@@ -204,7 +237,7 @@ def experiment(
         InterventionError: If an intervention does not fit.
     """
     own = options.get("measure")
-    measure = _measure(own, subject)
+    measure = measure or measure_of(own, subject)
     every = (Compose(), *interventions)
     engine = _engine(*subject.portions[0], every, measure)
     return Experiment(
@@ -212,7 +245,7 @@ def experiment(
         interventions=every,
         engine=engine,
         measure=measure,
-        calibration=_calibrate(engine, subject, options.get("batch_size"), own),
+        calibration=_calibrate(engine, subject, options.get("batch_size"), own, held),
         seed=options.get("seed", 0),
         level=options.get("level", 0.95),
         higher_is_better=options.get("higher_is_better", True),
@@ -232,14 +265,23 @@ def _engine(
     return Engine(chain, plans, measure=measure, means=means)
 
 
-def _measure(own: OwnFunction | OwnMeasure | None, subject: Subject) -> Measure:
+def measure_of(own: OwnFunction | OwnMeasure | None, subject: Subject) -> Measure:
+    """Say what is measured: a measure of one's own, or what suits the data.
+
+    Args:
+        own: Of the study's options.
+        subject: Chains and data.
+
+    Returns:
+        The measure.
+    """
     if own is not None:
         return own if isinstance(own, OwnMeasure) else OwnMeasure(own)
     return Language() if isinstance(subject.data, TextData) else Classification()
 
 
 def _calibrate(
-    engine: Engine, subject: Subject, batch_size: int | None, own: object
+    engine: Engine, subject: Subject, batch_size: int | None, own: object, held: int
 ) -> Calibration:
     args, kwargs = as_arguments(subject.sample[0])
     _, output = next(engine.logits(*args, **kwargs))
@@ -252,6 +294,6 @@ def _calibrate(
     sample = subject.sample if own is None else (subject.sample[0], None)
     if batch_size is not None:
         return calibrate(engine, sample, sizes=[batch_size], most=len(data))
-    most = max(1, _MOST_NUMBERS.get(engine.device.type, 2**27) // output[0].numel())
+    most = max(1, _MOST_NUMBERS.get(engine.device.type, 2**27) // (held * output[0].numel()))
     sizes = _SEQUENCES if isinstance(data, TextData) else None
     return calibrate(engine, sample, sizes=sizes, most=min(len(data), most))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -13,11 +13,13 @@ from torch import nn
 from ensemble_view.calibration import duration
 from ensemble_view.chain import Chain
 from ensemble_view.checkpoints import Checkpoint
-from ensemble_view.datasets import LabelledData
+from ensemble_view.datasets import examples_in
 from ensemble_view.errors import MeasurementError
+from ensemble_view.paths.batchnorm import with_batch_statistics
 from ensemble_view.paths.gradients import path_gradients, squares
 from ensemble_view.paths.lengths import path_lengths
-from ensemble_view.paths.trace import Loss, cross_entropy, refuse_random_blocks
+from ensemble_view.paths.losses import Loss
+from ensemble_view.paths.trace import refuse_random_blocks
 from ensemble_view.results.gradients import GradientCost, GradientsByLength, GradientSettings
 from ensemble_view.studies.path_measurement import (
     FEWEST_GROUPS,
@@ -25,16 +27,19 @@ from ensemble_view.studies.path_measurement import (
     Measurement,
     enough_groups,
 )
-from ensemble_view.studies.subject import Subject, examine
+from ensemble_view.studies.path_subject import gradient_subject, loss_name, pieces, placed
+from ensemble_view.studies.subject import Subject
+from ensemble_view.studies.untrained import calibrate_batchnorm, untrained_copy
 
 __all__ = ["GradientStudy", "Method", "gradients_by_length", "prepare_gradients"]
 
 Method: TypeAlias = Literal["summed", "energy", "sampled", "all"]
 Norm: TypeAlias = Literal["example", "batch"]
+BatchNorm: TypeAlias = Literal["evaluation", "training"]
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of branch VJPs times examples done since the last call."""
 
-_METHODS = ("summed", "energy", "sampled")
+_METHODS: tuple[Method, ...] = ("summed", "energy", "sampled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +47,18 @@ class GradientStudy:
     """A study of gradients by path length whose cost is known and which has not run yet.
 
     Args:
-        subject: Chain and data.
-        measurement: What is measured and how.
+        subject: Chains and data.
+        measurement: What is measured and how, with the chain for the first portion of the data.
         seconds_per_vjp: Of one branch VJP of one example, measured on this machine.
         command: What made the result.
+        untrained: The same of the untrained net.
     """
 
     subject: Subject
     measurement: Measurement
     seconds_per_vjp: float
     command: str | None
+    untrained: GradientStudy | None = None
 
     @property
     def cost(self) -> GradientCost:
@@ -71,12 +78,15 @@ class GradientStudy:
     @property
     def work(self) -> int:
         """Branch VJPs times examples: the total of what ``progress`` is told."""
-        return self.cost.branch_vjps * len(self.subject.data)
+        own = self.cost.branch_vjps * len(self.subject.data)
+        return own + (self.untrained.work if self.untrained else 0)
 
     @property
     def expected_seconds(self) -> float:
         """How long the run will take, from a short measurement on this machine."""
-        return self.work * self.seconds_per_vjp
+        examples = sum(len(p.data) / p.size for _, p in self.subject.portions)
+        own = self.cost.branch_vjps * examples * self.seconds_per_vjp
+        return own + (self.untrained.expected_seconds if self.untrained else 0)
 
     def __str__(self) -> str:
         cost = self.cost
@@ -84,11 +94,12 @@ class GradientStudy:
         parts = ", ".join(f"{name} {count:,}" for name, count in cost.by_method.items())
         drawn = "" if groups is None else f", {groups} groups"
         return (
-            f"Paths through {blocks} blocks on {cost.examples:,} examples: "
+            f"Paths through {blocks} blocks on {cost.examples:,} {self.subject.data.unit}: "
             f"{cost.branch_vjps:,} branch VJPs per example ({parts}{drawn}), as many as "
             f"{cost.branch_vjps / blocks:,.0f} backward passes, batches of "
             f"{self.measurement.batch_size}, about "
             f"{duration(self.expected_seconds)}"
+            f"{' with the untrained net' if self.untrained else ''}"
         )
 
     def run(self, progress: Progress | None = None) -> GradientsByLength:
@@ -103,12 +114,21 @@ class GradientStudy:
         Raises:
             KeyboardInterrupt: If the user interrupts before the first batch is complete.
         """
+        result = self._run(progress)
+        if self.untrained is None or result.interrupted:
+            return result
+        try:
+            return replace(result, untrained=self.untrained.run(progress))
+        except KeyboardInterrupt:
+            return replace(result, interrupted=True)
+
+    def _run(self, progress: Progress | None) -> GradientsByLength:
         started = time.perf_counter()
         measured, interrupted = Measured(self.measurement.blocks), False
         told = progress or (lambda amount: None)
         try:
-            for number, batch in enumerate(self.subject.data.batches(self.measurement.batch_size)):
-                measured.add(self.measurement.of_batch(*batch, number, told))
+            for number, (measurement, batch) in enumerate(self._batches()):
+                measured.add(measurement.of_batch(*batch, number, told))
         except KeyboardInterrupt:
             if not measured.examples:
                 raise
@@ -120,6 +140,7 @@ class GradientStudy:
             cost=GradientCost(cost.branch_vjps, cost.by_method, measured.examples),
             negative_mass=measured.negative_mass,
             undefined=measured.undefined,
+            projected_mean=measured.projected_mean,
             seconds=time.perf_counter() - started,
             provenance=self.subject.provenance(
                 seed=self.measurement.seed,
@@ -130,22 +151,34 @@ class GradientStudy:
             interrupted=interrupted,
         )
 
+    def _batches(self) -> Iterator[tuple[Measurement, tuple[Any, Any]]]:
+        """Every batch with how it is measured: each shape of the data has a chain of its own."""
+        for chain, portion in self.subject.portions:
+            size = max(1, int(self.measurement.batch_size * portion.size))
+            measurement = replace(self.measurement, chain=chain, batch_size=size)
+            for batch in portion.data.batches(size):
+                yield measurement, batch
+
 
 def gradients_by_length(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
     *,
     method: Method | Sequence[Method] = "summed",
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     at: int | Literal["input"] = 0,
     samples: int = 1000,
-    norm: Norm = "example",
+    norm: Norm | None = None,
+    batchnorm: BatchNorm = "evaluation",
     vectors: int = 16,
     groups: int | None = None,
+    tokenizer: Any = None,
+    length: int | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
     chunk: int | None = None,
+    untrained: bool | nn.Module = False,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> GradientsByLength:
@@ -162,25 +195,38 @@ def gradients_by_length(
     Args:
         model: A module, a chain of granularity ``branch``, or a loaded checkpoint. It is left as it
             was.
-        data: As for :func:`ensemble_view.lesion`.
+        data: As for :func:`ensemble_view.lesion`; with a loss of one's own, inputs may be several
+            and targets anything. Of text a sequence is an example.
         method: ``summed``, ``energy``, ``sampled``, several of them, or ``all``.
         loss: From the model's output, the labels and the inputs of a batch to one loss per example;
-            by default cross-entropy in nats.
+            by default cross-entropy in nats, of text the mean over a sequence's next tokens.
         at: The block at whose input the gradient is taken, or ``input`` for the model's own. Paths
             begin there.
         samples: For ``sampled``: random paths per length, drawn anew for each batch; all of them,
             each once, where there are no more.
-        norm: For ``sampled``: of each ``example``, or of the gradient of the ``batch``'s mean loss.
+        norm: For ``sampled``: of each ``example`` (the default), or of the gradient of the
+            ``batch``'s mean loss.
+        batchnorm: ``evaluation``, or ``training``: BatchNorm takes the statistics of each batch, in
+            the activations and in the gradients through them. The examples of a batch then act on
+            each other, so that batches are measured, each by the gradient of its mean loss. The
+            paper does not say which it used.
         vectors: For ``energy``: columns that are mixed.
         groups: For ``energy``: independent draws per example, of which at least 16 are made; by
             default as many as a pilot of its own says are needed for 5 %.
-        limit: At most so many examples, class-balanced.
+        tokenizer: Of text, as for :func:`ensemble_view.lesion`.
+        length: Of text, as for :func:`ensemble_view.lesion`.
+        limit: At most so many examples, class-balanced where they have classes.
         seed: Of every random choice.
         batch_size: Examples at a time. It bounds the memory: what is held beside one forward pass
             is a cotangent for each length and example (for ``energy`` of fewer examples at a time,
             since it needs ``vectors`` times as many).
         chunk: Lengths that go through a block at a time; by default 1 on a CPU, else 16, which then
             go in one call.
+        untrained: Also measure the net before training, as ``.untrained`` of the result: built anew
+            where a checkpoint names its architecture, else a copy whose weights are drawn anew by
+            ``reset_parameters`` and ``_init_weights`` of its modules; by the seed, BatchNorm's
+            running statistics those of the first batch. Or that net itself, which is taken as it
+            is.
         command: Recorded in the result; by default the program's command line.
         progress: Called with the branch VJPs done, times examples.
 
@@ -207,12 +253,16 @@ def gradients_by_length(
         at=at,
         samples=samples,
         norm=norm,
+        batchnorm=batchnorm,
         vectors=vectors,
         groups=groups,
+        tokenizer=tokenizer,
+        length=length,
         limit=limit,
         seed=seed,
         batch_size=batch_size,
         chunk=chunk,
+        untrained=untrained,
         command=command,
     )
     return study.run(progress)
@@ -223,16 +273,20 @@ def prepare_gradients(
     data: Any,
     *,
     method: Method | Sequence[Method] = "summed",
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     at: int | Literal["input"] = 0,
     samples: int = 1000,
-    norm: Norm = "example",
+    norm: Norm | None = None,
+    batchnorm: BatchNorm = "evaluation",
     vectors: int = 16,
     groups: int | None = None,
+    tokenizer: Any = None,
+    length: int | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
     chunk: int | None = None,
+    untrained: bool | nn.Module = False,
     command: str | None = None,
 ) -> GradientStudy:
     """Do all of :func:`gradients_by_length` but the measurement, so that its cost is known before.
@@ -245,12 +299,16 @@ def prepare_gradients(
         at: As for :func:`gradients_by_length`.
         samples: As for :func:`gradients_by_length`.
         norm: As for :func:`gradients_by_length`.
+        batchnorm: As for :func:`gradients_by_length`.
         vectors: As for :func:`gradients_by_length`.
         groups: As for :func:`gradients_by_length`.
+        tokenizer: As for :func:`gradients_by_length`.
+        length: As for :func:`gradients_by_length`.
         limit: As for :func:`gradients_by_length`.
         seed: As for :func:`gradients_by_length`.
         batch_size: As for :func:`gradients_by_length`.
         chunk: As for :func:`gradients_by_length`.
+        untrained: As for :func:`gradients_by_length`.
         command: As for :func:`gradients_by_length`.
 
     Returns:
@@ -266,38 +324,40 @@ def prepare_gradients(
             f"There is no method {', '.join(map(repr, unknown)) or 'given'}; expected summed, "
             "energy, sampled, several of them, or all."
         )
-    methods = tuple(name for name in _METHODS if name in names or "all" in names)
+    methods: tuple[Method, ...] = tuple(
+        name for name in _METHODS if name in names or "all" in names
+    )
     _check_numbers(samples=samples, vectors=vectors, batch_size=batch_size, chunk=chunk or 1)
     if groups is not None and groups < FEWEST_GROUPS:
         raise MeasurementError(
             f"The energy was asked for in {groups} groups; expected at least {FEWEST_GROUPS}, so "
             "that its error can be told from them."
         )
-    if norm not in ("example", "batch"):
-        raise MeasurementError(f"There is no norm per {norm!r}; expected 'example' or 'batch'.")
+    norm = _checked_norm(norm, batchnorm, methods)
     if at != "input" and not isinstance(at, int):
         raise MeasurementError(
             f"The gradient cannot be taken at {at!r}; expected the index of a block, or 'input'."
         )
     place = None if at == "input" else at
-    subject = examine(model, data, granularity="branch", limit=limit, seed=seed)
-    if not isinstance(subject.data, LabelledData):
-        raise MeasurementError(
-            f"Gradients by length are measured on examples of one tensor with one label each; "
-            f"{subject.data.name} holds others. Trace the model on such a batch with "
-            "ensemble_view.paths.trace."
-        )
-    device = subject.sample[0].device
+    subject, loss = gradient_subject(
+        model, data, loss, limit=limit, seed=seed, tokenizer=tokenizer, length=length
+    )
+    if batchnorm == "training":
+        portions = ((with_batch_statistics(chain), part) for chain, part in subject.portions)
+        subject = replace(subject, portions=tuple(portions))
+    device = subject.device
     measurement = Measurement(
         chain=subject.chain,
         settings=GradientSettings(
             methods=methods,
             at="input" if place is None else f"block {place}",
-            loss="cross-entropy" if loss is cross_entropy else getattr(loss, "__name__", "loss"),
+            loss=loss_name(loss),
             vectors=vectors,
             groups=groups,
             samples=samples,
             norm=norm,
+            unit=subject.data.unit,
+            batchnorm=batchnorm,
         ),
         loss=loss,
         at=place,
@@ -306,7 +366,57 @@ def prepare_gradients(
         chunk=chunk or (1 if device.type == "cpu" else 16),
         device=device,
     )
-    return _rehearsed(subject, measurement, command)
+    study = _rehearsed(subject, measurement, command)
+    if untrained is False:
+        return study
+    fresh, how = _untrained(untrained, model, subject, measurement)
+    beside = prepare_gradients(
+        fresh,
+        subject.data,
+        method=methods,
+        loss=loss,
+        at=at,
+        samples=samples,
+        norm=norm,
+        batchnorm=batchnorm,
+        vectors=vectors,
+        groups=groups,
+        seed=seed,
+        batch_size=batch_size,
+        chunk=chunk,
+        command=command,
+    )
+    described = {
+        **beside.subject.model,
+        "name": f"{subject.model['name']}, untrained",
+        "untrained": how,
+    }
+    named = replace(beside.subject, model=described)
+    return replace(study, untrained=replace(beside, subject=named))
+
+
+def _untrained(
+    given: bool | nn.Module,
+    model: nn.Module | Chain | Checkpoint,
+    subject: Subject,
+    measurement: Measurement,
+) -> tuple[nn.Module, str]:
+    """The net before training, and how it was come by."""
+    if isinstance(given, nn.Module):
+        return given, "as it was given"
+    if subject.chain.model is None:
+        raise MeasurementError(
+            "A chain put together by hand has no model that could be initialised anew; give the "
+            "model, or measure the untrained chain by itself."
+        )
+    seed, how = measurement.seed, "built anew"
+    fresh = model.untrained(seed) if isinstance(model, Checkpoint) else None
+    if fresh is None:
+        fresh, how = untrained_copy(subject.chain.model, seed), "weights drawn anew by its modules"
+    batch = next(iter(subject.portions[0][1].data.batches(measurement.batch_size)))
+    inputs, _ = next(pieces(*batch, measurement.batch_size))
+    calibrate_batchnorm(fresh, placed(inputs, measurement.device))
+    return fresh, f"{how}, seed {seed}; BatchNorm, if any, with the first batch's statistics"
 
 
 def _rehearsed(subject: Subject, measurement: Measurement, command: str | None) -> GradientStudy:
@@ -314,17 +424,18 @@ def _rehearsed(subject: Subject, measurement: Measurement, command: str | None) 
     settings, size = measurement.settings, measurement.batch_size
     if "energy" in settings.methods:
         size = max(1, size // settings.vectors)
-    inputs, labels = next(iter(subject.data.batches(size)))
+    batch = next(iter(subject.portions[0][1].data.batches(size)))
     # A loader has batches of its own.
-    inputs, labels = inputs[:size], labels[:size]
-    refuse_random_blocks(measurement.chain, inputs.to(measurement.device))
+    inputs, labels = next(pieces(*batch, size))
+    examples = examples_in(inputs)
+    refuse_random_blocks(measurement.chain, placed(inputs, measurement.device))
     every = range(measurement.blocks)
     traced = measurement.traced(inputs, labels)
     # Once before the clock starts, since the first time also loads and allocates.
     path_gradients(traced, [every])
     started, done = time.perf_counter(), traced.branch_vjps
     squares(path_gradients(traced, [every])).sum().item()
-    vjps = (traced.branch_vjps - done) * len(labels)
+    vjps = (traced.branch_vjps - done) * examples
     seconds = (time.perf_counter() - started) / max(vjps, 1)
     if "energy" not in settings.methods:
         settings = replace(settings, groups=None)
@@ -332,9 +443,34 @@ def _rehearsed(subject: Subject, measurement: Measurement, command: str | None) 
         pilot = measurement.energies(
             inputs, labels, FEWEST_GROUPS, measurement.generator("pilot"), lambda amount: None
         )
-        groups = enough_groups(pilot / len(labels), len(subject.data), len(labels))
+        groups = enough_groups(pilot / examples, len(subject.data), examples)
         settings = replace(settings, groups=groups)
     return GradientStudy(subject, replace(measurement, settings=settings), seconds, command)
+
+
+def _checked_norm(
+    norm: Norm | None, batchnorm: BatchNorm, methods: Sequence[str]
+) -> Literal["example", "batch"]:
+    """Say of what norms are, unless that does not fit what is measured."""
+    if norm not in (None, "example", "batch"):
+        raise MeasurementError(f"There is no norm per {norm!r}; expected 'example' or 'batch'.")
+    if batchnorm not in ("evaluation", "training"):
+        raise MeasurementError(
+            f"There is no batchnorm {batchnorm!r}; expected 'evaluation' or 'training'."
+        )
+    if batchnorm == "evaluation":
+        return norm or "example"
+    if norm == "example":
+        raise MeasurementError(
+            "With the batch's statistics in BatchNorm the examples of a batch act on each other, "
+            "so that none has a gradient of its own; leave norm at 'batch'."
+        )
+    if "energy" in methods:
+        raise MeasurementError(
+            "The energy mixes each example by itself, but with the batch's statistics in BatchNorm "
+            "examples act on each other; choose summed, sampled, or both."
+        )
+    return "batch"
 
 
 def _check_numbers(**numbers: int) -> None:

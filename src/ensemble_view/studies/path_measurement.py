@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 
 from ensemble_view.chain import Chain
+from ensemble_view.datasets import examples_in
 from ensemble_view.paths.gradients import draw_energies, path_gradients, squares, summed_gradients
 from ensemble_view.paths.lengths import iterate_paths, path_lengths, sample_paths, smallest_interval
-from ensemble_view.paths.trace import Loss, Trace, trace
+from ensemble_view.paths.losses import Loss
+from ensemble_view.paths.trace import Trace, trace
 from ensemble_view.results.gradients import GradientSettings, LengthRow
+from ensemble_view.statistics.ratios import ratio_mean
+from ensemble_view.studies.path_subject import pieces, placed
 
 __all__ = ["FEWEST_GROUPS", "Measured", "Measurement", "enough_groups"]
 
@@ -76,8 +80,8 @@ class Measurement:
         """
         found = Measured(self.blocks)
         methods = self.settings.methods
-        for part_inputs, part_labels in _pieces(inputs, labels, self.batch_size):
-            found.examples += len(part_labels)
+        for part_inputs, part_labels in pieces(inputs, labels, self.batch_size):
+            found.examples += examples_in(part_inputs)
             if "summed" in methods or "sampled" in methods:
                 traced = self.traced(part_inputs, part_labels)
                 if "summed" in methods:
@@ -101,7 +105,8 @@ class Measurement:
         Returns:
             The trace.
         """
-        return trace(self.chain, _placed(inputs, self.device), labels, loss=self.loss, at=self.at)
+        inputs, labels = placed(inputs, self.device), placed(labels, self.device)
+        return trace(self.chain, inputs, labels, loss=self.loss, at=self.at)
 
     def generator(self, purpose: str, number: int = 0) -> torch.Generator:
         """Make a generator whose draws have nothing to do with those of other purposes.
@@ -139,7 +144,7 @@ class Measurement:
         vectors = self.settings.vectors
         found = np.zeros((groups, self.blocks + 1))
         # So many vectors more are held per example, so that much fewer examples at a time.
-        for part_inputs, part_labels in _pieces(inputs, labels, max(1, self.batch_size // vectors)):
+        for part_inputs, part_labels in pieces(inputs, labels, max(1, self.batch_size // vectors)):
             traced = self.traced(part_inputs, part_labels)
             for group in range(groups):
                 done = traced.branch_vjps
@@ -149,15 +154,18 @@ class Measurement:
         return found
 
     def _sum(self, traced: Trace, found: Measured, progress: Callable[[int], None]) -> None:
-        done = traced.branch_vjps
+        done, examples = traced.branch_vjps, len(traced.start)
         gradients = [g.flatten(1) for g in summed_gradients(traced, chunk=self.chunk)]
+        if self.settings.batchnorm == "training":
+            # The examples of a batch act on each other: it is one, with the gradient of its mean.
+            gradients = [g.reshape(1, -1) / examples for g in gradients]
         whole = _total(gradients)
         square = whole.square().sum(1)
         products = torch.stack([(g.double() * whole).sum(1) for g in gradients], 1)
         found.squares.append(squares(gradients).cpu().numpy())
         shares = products / square[:, None]
         found.shares.append(shares[square > 0].cpu().numpy())
-        progress((traced.branch_vjps - done) * len(whole))
+        progress((traced.branch_vjps - done) * examples)
 
     def _sample(
         self, traced: Trace, found: Measured, number: int, progress: Callable[[int], None]
@@ -237,6 +245,14 @@ class Measured:
         return float(np.clip(-np.concatenate(self.shares), 0, None).sum(1).mean())
 
     @property
+    def projected_mean(self) -> tuple[float, float] | None:
+        """A t interval over examples of the mean length that their shares give."""
+        if sum(map(len, self.shares)) < 2:
+            return None
+        found = ratio_mean(np.concatenate(self.shares) @ np.arange(self.blocks + 1))
+        return found.low, found.high
+
+    @property
     def undefined(self) -> int:
         """Examples without any gradient."""
         return sum(map(len, self.squares)) - sum(map(len, self.shares))
@@ -250,9 +266,9 @@ class Measured:
         columns: dict[str, list[Any]] = {}
         if self.squares:
             squared = np.concatenate(self.squares)
-            columns["summed_norm"] = np.sqrt(squared).mean(0).tolist()
+            columns |= _mean_columns("summed_norm", np.sqrt(squared))
             if sum(map(len, self.shares)):
-                columns["projected"] = np.concatenate(self.shares).mean(0).tolist()
+                columns |= _mean_columns("projected", np.concatenate(self.shares))
         if self.energies is not None:
             columns |= _energy_columns(self.energies / self.examples)
         if self.squares and self.energies is not None:
@@ -268,6 +284,14 @@ class Measured:
             LengthRow(length, paths, **{name: column[length] for name, column in columns.items()})
             for length, paths in enumerate(path_lengths(self.blocks).counts)
         )
+
+
+def _mean_columns(name: str, values: _Floats) -> Mapping[str, list[Any]]:
+    """Of (examples, lengths) the mean, and its standard error where there are several examples."""
+    found = {name: values.mean(0).tolist()}
+    if len(values) > 1:
+        found[f"{name}_se"] = (values.std(0, ddof=1) / math.sqrt(len(values))).tolist()
+    return found
 
 
 def _energy_columns(groups: _Floats) -> Mapping[str, list[Any]]:
@@ -314,27 +338,3 @@ def _total(gradients: list[Tensor]) -> Tensor:
     for gradient in gradients[1:]:
         whole = whole + gradient.double()
     return whole
-
-
-def _pieces(inputs: Any, labels: Any, size: int) -> Iterator[tuple[Any, Any]]:
-    """Cut a batch into smaller ones."""
-    count = len(labels)
-
-    def cut(value: Any, start: int) -> Any:
-        if isinstance(value, Mapping):
-            return {name: cut(each, start) for name, each in value.items()}
-        if isinstance(value, tuple | list):
-            return tuple(cut(each, start) for each in value)
-        whole = not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count
-        return value if whole else value[start : start + size]
-
-    for start in range(0, count, size):
-        yield cut(inputs, start), cut(labels, start)
-
-
-def _placed(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _placed(each, device) for name, each in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(_placed(each, device) for each in value)
-    return value.to(device) if isinstance(value, Tensor) else value

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble_view.datasets import Portion
-from ensemble_view.engine import Engine, Measurements, Progress
+from ensemble_view.engine import Engine, Measurements, Progress, Reduction
 
 __all__ = ["Measured", "measure_portions"]
 
@@ -38,7 +38,10 @@ class Measured:
 
 
 def measure_portions(
-    engines: Iterable[tuple[Engine, Portion]], batch_size: int, progress: Progress | None = None
+    engines: Iterable[tuple[Engine, Portion]],
+    batch_size: int,
+    progress: Progress | None = None,
+    reduction: Reduction | None = None,
 ) -> Measured:
     """Run the plans over one portion after another.
 
@@ -47,6 +50,7 @@ def measure_portions(
         batch_size: Examples of the first portion per batch; more where they are smaller, fewer
             where they are larger.
         progress: Told of the block evaluations done, times examples.
+        reduction: As for :meth:`~ensemble_view.engine.Engine.measure`.
 
     Returns:
         The measurements of all completed batches.
@@ -60,7 +64,7 @@ def measure_portions(
     try:
         for engine, portion in engines:
             size = max(1, int(batch_size * portion.size))
-            part = engine.measure(portion.data.batches(size), progress)
+            part = engine.measure(portion.data.batches(size), progress, reduction)
             positions = portion.positions
             places.append(
                 (np.arange(part.examples) if positions is None else positions)[: part.examples]

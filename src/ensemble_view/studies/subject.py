@@ -59,6 +59,11 @@ class Subject:
         """The chain that was found for the first portion; the others have the same blocks."""
         return self.portions[0][0]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return torch.device(self.model["device"])
+
     def provenance(
         self, *, seed: int, command: str | None, batch_size: int, threads: int
     ) -> Provenance:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from ensemble_view.checkpoints import Checkpoint, Normalisation, save_checkpoint
 from ensemble_view.datasets import DATA_NAMES
 from ensemble_view.datasets.labelled_data import IndexedData
-from ensemble_view.models import Architecture, build
+from ensemble_view.models import Architecture, SkippableBlock, build
 from ensemble_view.training.recipe import (
     Recipe,
     TrainingError,
@@ -27,10 +28,17 @@ from ensemble_view.training.recipe import (
     epoch_generator,
     learning_rate_at,
 )
-from ensemble_view.training.state import TrainingState, read_state, resume_path, write_state
+from ensemble_view.training.regimes import Regime, regime_of, without_dropped
+from ensemble_view.training.state import (
+    TrainingState,
+    kept_path,
+    read_state,
+    resume_path,
+    write_state,
+)
 from ensemble_view.weights_file import check_destination
 
-__all__ = ["Progress", "channel_statistics", "train"]
+__all__ = ["Progress", "channel_statistics", "kept_path", "train"]
 
 _EVALUATION_BATCH = 256
 
@@ -95,9 +103,13 @@ def train(
     checkpoint_path: str | Path | None = None,
     resume: bool = False,
     half: bool = False,
+    keep: Collection[int] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> Checkpoint:
     """Train a reference net.
+
+    The architecture's options `survival` and `kept` say which blocks a batch goes through, see
+    :mod:`ensemble_view.training.regimes`.
 
     The same seed, data, number of threads and device give the same weights, also when the run was
     interrupted and resumed. If the training data carries no normalisation, its own mean and
@@ -105,7 +117,8 @@ def train(
     epoch is kept, in memory and, with a path, in the file; the record then says "interrupted".
 
     Args:
-        architecture: For example "resnet110", "resnet110v2", "plain20" or "vgg15,width=16".
+        architecture: For example "resnet110", "resnet110,survival=50" (stochastic depth),
+            "resnet110,kept=23" (so many blocks per batch), "plain20" or "vgg15,width=16".
         data_train: Images to learn from.
         data_test: Images to measure accuracy on after each epoch. The very data that is learned
             from counts as none, so that no accuracy on it passes for test accuracy.
@@ -116,18 +129,22 @@ def train(
         resume: Whether to go on from that state.
         half: Whether to store convolutions and linear layers in half precision; the returned net
             and the last accuracy are those of the stored weights.
+        keep: Epochs after which the net is kept in a file of its own beside the trained one, such
+            as net-epoch005.safetensors; 0 is the untrained net.
         progress: Called after each step.
 
     Returns:
         The net with its training record.
 
     Raises:
-        TrainingError: If the loss is no longer finite, or the state does not belong to this run.
+        TrainingError: If the loss is no longer finite, the state does not belong to this run, or
+            epochs shall be kept that there are not, or without a path.
         KeyboardInterrupt: If Ctrl-C came before the first epoch was done.
     """
     recipe = recipe or Recipe()
     if isinstance(architecture, str):
         architecture = Architecture.parse(architecture)
+    _check_kept(keep, recipe, checkpoint_path)
     if data_test is not None and data_test.fingerprint() == data_train.fingerprint():
         data_test = None
     shape, classes = _shape_and_classes(data_train, data_test)
@@ -138,15 +155,32 @@ def train(
         check_destination(Path(checkpoint_path))
         state_path = resume_path(checkpoint_path)
     with _deterministic(recipe.seed):
-        model = build(architecture, in_channels=shape[0], classes=classes)
+        model = build(
+            architecture, in_channels=shape[0], classes=classes, pixels=shape[1] * shape[2]
+        )
         run = _start(model, recipe, device)
+
+        def finished(run: TrainingState, interrupted: bool) -> Checkpoint:
+            made = _finish(run, architecture, normalisation, data_train, data_test, half)
+            record = {**settings, "interrupted": interrupted, **(made.training or {})}
+            return replace(made, training=record)
+
+        def kept(run: TrainingState) -> None:
+            if checkpoint_path is not None and len(run.history) in keep:
+                made = finished(copy.deepcopy(run), interrupted=False)
+                _save(made, kept_path(checkpoint_path, len(run.history)), architecture, half)
+
         if resume:
             run.restore(read_state(state_path, settings, device))
-        interrupted = _loop(run, recipe, data_train, data_test, state_path, settings, progress)
-    checkpoint = _finish(run, architecture, normalisation, data_train, data_test, half)
-    record = {**settings, "interrupted": interrupted, **(checkpoint.training or {})}
+        else:
+            kept(run)
+        regime = regime_of(architecture)
+        interrupted = _loop(
+            run, recipe, regime, data_train, data_test, state_path, settings, kept, progress
+        )
+    checkpoint = finished(run, interrupted)
     checkpoint = replace(
-        checkpoint, training=record, path=None if checkpoint_path is None else Path(checkpoint_path)
+        checkpoint, path=None if checkpoint_path is None else Path(checkpoint_path)
     )
     if checkpoint.path is not None and state_path is not None:
         _save(checkpoint, checkpoint.path, architecture, half)
@@ -181,9 +215,11 @@ def _finish(
     """Return the trained net on the CPU, with the record of the run."""
     device = next(run.model.parameters()).device.type
     model = run.model.cpu().to(memory_format=torch.contiguous_format).eval()
-    accuracy = run.history[-1]["test_accuracy"]
     if half:
         _round_to_half(model)
+    if run.history and not half:
+        accuracy = run.history[-1]["test_accuracy"]
+    else:
         accuracy = None if test_data is None else _accuracy(model, test_data)
     record = {
         "epochs_done": len(run.history),
@@ -207,6 +243,18 @@ def _finish(
         training=record,
         path=None,
     )
+
+
+def _check_kept(keep: Collection[int], recipe: Recipe, path: str | Path | None) -> None:
+    """Refuse epochs that cannot be kept."""
+    if keep and path is None:
+        raise TrainingError(
+            "There is no checkpoint path beside which nets could be kept: give one."
+        )
+    if wrong := sorted(epoch for epoch in keep if not 0 <= epoch <= recipe.epochs):
+        raise TrainingError(
+            f"Epoch {wrong[0]} cannot be kept: there are {recipe.epochs}; 0 is the untrained net."
+        )
 
 
 def _normalised(
@@ -253,6 +301,7 @@ def _settings(
     return {
         "architecture": str(architecture),
         "recipe": asdict(recipe),
+        "regime": regime_of(architecture).to_json(),
         "data": train_data.name,
         "train_examples": len(train_data),
         "train_fingerprint": train_data.fingerprint(),
@@ -286,7 +335,9 @@ def _deterministic(seed: int) -> Iterator[None]:
 def _start(model: nn.Module, recipe: Recipe, device: str | torch.device) -> TrainingState:
     """Return a run before its first step."""
     try:
-        model = model.to(device).to(memory_format=torch.channels_last)
+        model = model.to(device)
+        if recipe.channels_last:
+            model = model.to(memory_format=torch.channels_last)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TrainingError(
@@ -297,6 +348,7 @@ def _start(model: nn.Module, recipe: Recipe, device: str | torch.device) -> Trai
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
     )
     return TrainingState(model, optimiser)
 
@@ -304,10 +356,12 @@ def _start(model: nn.Module, recipe: Recipe, device: str | torch.device) -> Trai
 def _loop(
     run: TrainingState,
     recipe: Recipe,
+    regime: Regime,
     train_data: IndexedData,
     test_data: IndexedData | None,
     state_path: Path | None,
     settings: dict[str, Any],
+    kept: Callable[[TrainingState], None],
     progress: Callable[[Progress], None] | None,
 ) -> bool:
     """Train until the last epoch; return whether Ctrl-C ended it before."""
@@ -315,11 +369,12 @@ def _loop(
     try:
         while len(run.history) < recipe.epochs:
             begun = time.perf_counter()
-            loss, accuracy = _epoch(run, recipe, train_data, progress)
+            loss, accuracy = _epoch(run, recipe, regime, train_data, progress)
             tested = None if test_data is None else _accuracy(run.model, test_data)
             run.seconds += time.perf_counter() - begun
             entry = {"loss": loss, "accuracy": accuracy, "test_accuracy": tested}
             run.history.append({"epoch": len(run.history), **entry})
+            kept(run)
             snapshot = run.snapshot()
             if state_path is not None:
                 write_state(state_path, snapshot, settings)
@@ -334,12 +389,18 @@ def _loop(
 def _epoch(
     run: TrainingState,
     recipe: Recipe,
+    regime: Regime,
     data: IndexedData,
     progress: Callable[[Progress], None] | None,
 ) -> tuple[float, float]:
     """Train for one epoch; return mean loss and accuracy over it."""
     epoch = len(run.history)
     generator = epoch_generator(recipe.seed, epoch)
+    of_blocks = epoch_generator(recipe.seed, epoch, 1)
+    # What the net itself draws, such as dropout, comes from the global generators.
+    torch.manual_seed(epoch_generator(recipe.seed, epoch, 2).initial_seed())
+    blocks = [module for module in run.model.modules() if isinstance(module, SkippableBlock)]
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     order = torch.randperm(len(data), generator=generator)
     # A last batch of one example has no variance to normalise by.
     batches = [part for part in torch.split(order, recipe.batch_size) if len(part) > 1]
@@ -351,11 +412,12 @@ def _epoch(
         inputs, labels = data.take(positions.numpy())
         shift = min(inputs.shape[-2:]) // 8 if recipe.shift is None else recipe.shift
         inputs = augment(inputs, shift, recipe.flip, generator)
-        inputs = inputs.to(device, memory_format=torch.channels_last)
+        inputs = inputs.to(device, memory_format=layout)
         step = epoch * len(batches) + number
         for group in run.optimiser.param_groups:
             group["lr"] = learning_rate_at(recipe, step, len(batches))
-        loss, hits = _step(run, inputs, labels.to(device))
+        with without_dropped(blocks, regime.draw(blocks, of_blocks)):
+            loss, hits = _step(run, recipe, inputs, labels.to(device))
         if not np.isfinite(loss):
             raise TrainingError(
                 f"The loss became {loss} in epoch {epoch + 1}, step {number + 1}: lower the "
@@ -368,12 +430,18 @@ def _epoch(
     return losses / seen, right / seen
 
 
-def _step(run: TrainingState, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
+def _step(run: TrainingState, recipe: Recipe, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
     """Take one step; return the mean loss and the number of examples named rightly."""
     run.optimiser.zero_grad()
-    logits = run.model(inputs)
-    loss = F.cross_entropy(logits, labels)
+    reduced = recipe.precision == "bfloat16"
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=reduced):
+        logits = run.model(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
     torch.autograd.backward(loss)
+    for parameter in run.model.parameters():
+        # Momentum and weight decay go on where the branch was left out, as in ordinary training.
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
     run.optimiser.step()
     return float(loss.detach()), int((logits.argmax(1) == labels).sum())
 

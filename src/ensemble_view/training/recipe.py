@@ -14,7 +14,11 @@ from ensemble_view.errors import EnsembleViewError
 
 __all__ = ["Recipe", "TrainingError", "augment", "epoch_generator", "learning_rate_at"]
 
-_SCHEDULES = ("cosine", "steps")
+_WORDS = {
+    "schedule": ("cosine", "linear", "steps"),
+    "warmup": ("linear", "low"),
+    "precision": ("float32", "bfloat16"),
+}
 
 
 class TrainingError(EnsembleViewError):
@@ -36,12 +40,19 @@ class Recipe:
         learning_rate: The largest learning rate.
         momentum: Momentum of the gradient.
         weight_decay: Coefficient of the squared weights' half.
-        warmup_epochs: Epochs in which the learning rate rises linearly from zero.
-        schedule: "cosine" (down to zero) or "steps" (a tenth after 1/2 and 3/4 of all steps).
+        warmup_epochs: Epochs of warm-up.
+        schedule: "cosine" or "linear" (down to zero) or "steps" (a tenth after 1/2 and 3/4 of all
+            steps).
         shift: Largest random shift of an image, pixels each way; None means an eighth of its side
             (4 pixels for CIFAR-10, as in the paper; 1 for 8x8 digits).
         flip: Whether to mirror images left to right at random.
-        seed: Seed of initial weights, order and augmentation.
+        seed: Seed of initial weights, order, augmentation and of the blocks left out.
+        warmup: "linear" (rising from zero) or "low" (a tenth of the learning rate).
+        nesterov: Whether the gradient is taken ahead (Sutskever et al. 2013).
+        label_smoothing: Share of the label that is spread over all classes.
+        precision: "float32", or "bfloat16" for convolutions and matrix products (autocast); weights
+            and evaluation are always in float32.
+        channels_last: Whether the channels of a pixel lie together in memory.
 
     Raises:
         TrainingError: If a setting is impossible.
@@ -61,6 +72,11 @@ class Recipe:
     shift: int | None = None
     flip: bool = False
     seed: int = 0
+    warmup: str = "linear"
+    nesterov: bool = False
+    label_smoothing: float = 0.0
+    precision: str = "float32"
+    channels_last: bool = True
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -80,17 +96,26 @@ class Recipe:
         for name, amount in (("weight decay", self.weight_decay), ("warm-up", self.warmup_epochs)):
             if not (amount >= 0 and math.isfinite(amount)):
                 raise TrainingError(f"The {name} is {amount}: expected a finite number, 0 or more.")
-        if self.schedule not in _SCHEDULES:
+        if not 0 <= self.label_smoothing < 1:
             raise TrainingError(
-                f"There is no schedule {self.schedule!r}: expected {' or '.join(_SCHEDULES)}."
+                f"The label smoothing is {self.label_smoothing}: expected 0 or more, below 1."
             )
+        if self.nesterov and self.momentum == 0:
+            raise TrainingError("Nesterov's gradient is taken ahead by the momentum, which is 0.")
+        for name, words in _WORDS.items():
+            word = getattr(self, name)
+            if word not in words:
+                raise TrainingError(
+                    f"There is no {name} {word!r}: expected {', '.join(words[:-1])} or {words[-1]}."
+                )
 
 
 def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of one step.
 
-    Linear from zero in the warm-up, then with t the share of all steps that is done: half of
-    1 + cos(π (t - w) / (1 - w)), w the warm-up's share, or a tenth after t = 1/2 and again 3/4.
+    In the warm-up linear from zero, or a tenth; then with t the share of all steps that is done and
+    w the warm-up's share: half of 1 + cos(π (t - w) / (1 - w)), or 1 - (t - w) / (1 - w), or a
+    tenth after t = 1/2 and again 3/4.
 
     Args:
         recipe: The recipe.
@@ -108,14 +133,16 @@ def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     total = recipe.epochs * steps_per_epoch
     warm = min(recipe.warmup_epochs * steps_per_epoch, total)
     if step + 1 < warm:
-        return recipe.learning_rate * (step + 1) / warm
+        return recipe.learning_rate * (0.1 if recipe.warmup == "low" else (step + 1) / warm)
     if recipe.schedule == "steps":
         return recipe.learning_rate * 0.1 ** ((2 * step >= total) + (4 * step >= 3 * total))
     share = (step - warm) / max(total - warm, 1)
+    if recipe.schedule == "linear":
+        return recipe.learning_rate * (1 - max(share, 0.0))
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * max(share, 0.0)))
 
 
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+def epoch_generator(seed: int, epoch: int, purpose: int = 0) -> torch.Generator:
     """Return the generator of everything random in one epoch.
 
     It depends on nothing that happened before, so a resumed run draws what an uninterrupted one
@@ -124,6 +151,8 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     Args:
         seed: Seed of the run.
         epoch: The epoch, from 0.
+        purpose: 0 for order and augmentation, which so are the same whatever else is drawn; 1 for
+            the blocks left out; 2 for what the net itself draws.
 
     Returns:
         A generator on the CPU.
@@ -133,7 +162,7 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
         ...     4, generator=epoch_generator(0, 1)).tolist()
         True
     """
-    (state,) = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+    (state,) = np.random.SeedSequence([seed, epoch, purpose]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 

@@ -16,7 +16,7 @@ from ensemble_view.errors import CheckpointError
 from ensemble_view.training.recipe import TrainingError
 from ensemble_view.weights_file import replace_file
 
-__all__ = ["TrainingState", "read_state", "resume_path", "write_state"]
+__all__ = ["TrainingState", "kept_path", "read_state", "resume_path", "write_state"]
 
 
 @dataclass
@@ -67,6 +67,24 @@ def resume_path(checkpoint_path: str | Path) -> Path:
     """
     path = Path(checkpoint_path)
     return path.with_name(path.name + ".resume")
+
+
+def kept_path(checkpoint_path: str | Path, epoch: int) -> Path:
+    """Return where the net as it was after an epoch is kept.
+
+    Args:
+        checkpoint_path: Where the trained net goes.
+        epoch: Epochs done; 0 for the untrained net.
+
+    Returns:
+        The same path with the epoch before its suffix.
+
+    Example:
+        >>> kept_path("net.safetensors", 5).name
+        'net-epoch005.safetensors'
+    """
+    path = Path(checkpoint_path)
+    return path.with_name(f"{path.stem}-epoch{epoch:03d}{path.suffix}")
 
 
 def write_state(path: Path, snapshot: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -1,0 +1,187 @@
+"""The commands about what a block's deletion sets off: reaction, dose and response."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemble_view.cli.ending import finish
+from ensemble_view.cli.opening import command_line, load, open_named
+from ensemble_view.cli.options import (
+    Arch,
+    Crop,
+    Data,
+    Device,
+    Download,
+    Granularity,
+    Json,
+    Length,
+    Limit,
+    Mean,
+    Model,
+    Plain,
+    Resize,
+    Root,
+    Seed,
+    Split,
+    Std,
+    Tokenizer,
+    TrustPickle,
+)
+from ensemble_view.errors import MeasurementError
+from ensemble_view.results.files import prepare_folder
+from ensemble_view.studies.dose import DOSES, prepare_dose_response
+from ensemble_view.studies.reaction import prepare_reaction
+
+__all__ = ["dose", "reaction"]
+
+_DOSES = ",".join(f"{factor:g}" for factor in DOSES)
+
+
+def reaction(
+    model: Model,
+    data: Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for reaction.csv, stages.csv, results.json, outcomes.npz, reaction.pdf "
+            "and .png.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    limit: Limit = None,
+    plain: Plain = False,
+    granularity: Granularity = "block",
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="It bounds the memory.", rich_help_panel="Execution")
+    ] = 64,
+    as_json: Json = False,
+    split: Split = "test",
+    root: Root = None,
+    download: Download = False,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    tokenizer: Tokenizer = None,
+    length: Length = None,
+    arch: Arch = None,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Delete each block and see how the later blocks of its stage answer.
+
+    Reaction 1: they only add to what passes them; 0 with a ratio of norms of 1: each turns it
+    elsewhere; clearly below 1: they repair what is missing. Also with the nonlinearities held at
+    the full net's.
+
+    Example:  ensemble-view reaction resnet56.th --data cifar10 --out reaction/
+    """
+    if out is not None:
+        prepare_folder(out)
+    checkpoint = load(model, arch, trust_pickle, device)
+    opened = open_named(
+        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
+        tokenizer, length,
+    )  # fmt: skip
+    study = prepare_reaction(
+        checkpoint,
+        opened,
+        plain=plain,
+        granularity=granularity,
+        seed=seed,
+        batch_size=batch_size,
+        command=command_line(),
+    )
+    finish(study, "reactions", as_json=as_json, out=out, whole=f"{len(opened):,} {opened.unit}")
+
+
+def dose(
+    model: Model,
+    data: Data = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Which branches: indices from 0 and module paths, 3,7-9 or 'layer3.*'. Default: "
+            "all that can be deleted.",
+            rich_help_panel="Study",
+        ),
+    ] = None,
+    doses: Annotated[
+        str,
+        typer.Option(help="What they are multiplied by; 1: full net.", rich_help_panel="Study"),
+    ] = _DOSES,
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Random perturbations beside each deletion.", rich_help_panel="Study"
+        ),
+    ] = 3,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for dose.csv, perturbations.csv, results.json, outcomes.npz, dose.pdf "
+            "and .png.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    limit: Limit = None,
+    plain: Plain = False,
+    granularity: Granularity = "block",
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Default: the fastest, measured first.", rich_help_panel="Execution"
+        ),
+    ] = None,
+    as_json: Json = False,
+    split: Split = "test",
+    root: Root = None,
+    download: Download = False,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    tokenizer: Tokenizer = None,
+    length: Length = None,
+    arch: Arch = None,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Scale branches from 0 to 1.5, each alone and all together; add noise of their norm instead.
+
+    Is it because branches are small that deleting one does little (Chang et al. 2017)? Then noise
+    of the same norm in a random direction would do as much.
+
+    Example:  ensemble-view dose resnet56.th --data cifar10 --blocks 3,7-9 --out dose/
+    """
+    if out is not None:
+        prepare_folder(out)
+    try:
+        factors = [float(each) for each in doses.split(",")]
+    except ValueError:
+        raise MeasurementError(
+            f"--doses is {doses!r}; write numbers separated by commas, such as 0,0.5,1.5."
+        ) from None
+    checkpoint = load(model, arch, trust_pickle, device)
+    opened = open_named(
+        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
+        tokenizer, length,
+    )  # fmt: skip
+    study = prepare_dose_response(
+        checkpoint,
+        opened,
+        blocks=blocks,
+        doses=factors,
+        draws=draws,
+        plain=plain,
+        granularity=granularity,
+        seed=seed,
+        batch_size=batch_size,
+        command=command_line(),
+    )
+    finish(study, "doses", as_json=as_json, out=out, whole=f"{len(opened):,} {opened.unit}")

@@ -1,0 +1,64 @@
+"""The figure of surrogates; it draws what the result says and computes nothing of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from ensemble_view.figures.style import COLUMN_WIDTH, GREY, legend, paper_style
+
+if TYPE_CHECKING:
+    from ensemble_view.results.surrogates import SurrogatesResult
+
+__all__ = ["surrogates_figure"]
+
+_HEIGHT = 2.6
+_MARKERS = "osD^v"
+_ASIDE = 0.07
+
+
+def surrogates_figure(result: SurrogatesResult) -> Figure:
+    """Draw the held-out R² of each quantity against the number of blocks deleted on average.
+
+    Filled markers are sums over blocks (order 1), hollow ones have pairs as well (order 2).
+
+    Args:
+        result: of surrogates.
+
+    Returns:
+        A figure of column width.
+    """
+    frame = result.frame
+    numbers = sorted(frame["deleted"].unique())
+    names = list(dict.fromkeys(frame["quantity"]))
+    colours = sns.color_palette("colorblind", len(names))
+    with paper_style():
+        figure = Figure(figsize=(COLUMN_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        handles = []
+        for index, (name, colour) in enumerate(zip(names, colours, strict=True)):
+            for order in (1, 2):
+                rows = frame[(frame["quantity"] == name) & (frame["order"] == order)]
+                aside = _ASIDE * (2 * index + order - len(names) - 0.5)
+                places = np.array([numbers.index(each) for each in rows["deleted"]]) + aside
+                axes.vlines(places, rows["low"], rows["high"], color=colour, linewidth=0.7)
+                (line,) = axes.plot(
+                    places, rows["r2"], marker=_MARKERS[index % len(_MARKERS)], color=colour,
+                    markersize=3, linewidth=0.7, linestyle="-" if order == 1 else ":",
+                    markeredgewidth=0.8, markerfacecolor=colour if order == 1 else "white",
+                    label=f"{name}, order {order}",
+                )  # fmt: skip
+                handles.append(line)
+        axes.axhline(1, color=GREY, linewidth=0.8, dashes=(1, 1.5), zorder=0)
+        shown = frame[["r2", "low"]].to_numpy(float)
+        lowest = np.nanmin(shown, initial=0.0, where=np.isfinite(shown))
+        axes.set_ylim(max(-1.0, float(lowest) - 0.02), 1.02)
+        axes.set_xticks(range(len(numbers)), [f"{each:.3g}" for each in numbers])
+        axes.set_xlabel("Blocks deleted on average")
+        axes.set_ylabel("Held-out R²")
+        legend(figure, handles)
+    return figure

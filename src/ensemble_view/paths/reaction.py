@@ -1,0 +1,239 @@
+"""How the blocks of a stage answer when one of them is deleted (the reaction, per example)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ensemble_view.chain import Block, Chain, Context, arguments_of
+from ensemble_view.errors import MeasurementError
+from ensemble_view.paths.freezing import Frozen
+from ensemble_view.paths.gains import Held, Holding, Recording
+
+__all__ = ["Stage", "reactions", "stages_of"]
+
+_Key: TypeAlias = tuple[int, str]
+_Around: TypeAlias = Callable[[_Key], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of blocks whose outputs have one shape, with nothing between them.
+
+    Attributes:
+        first: position of its first block, which may change the shape.
+        last: position of its last block.
+    """
+
+    first: int
+    last: int
+
+    @property
+    def blocks(self) -> range:
+        """The positions of its blocks."""
+        return range(self.first, self.last + 1)
+
+    @property
+    def continuations(self) -> int:
+        """Block evaluations of deleting each in turn and going on to the end of the stage."""
+        count = len(self.blocks)
+        return count * (count - 1) // 2
+
+
+@dataclass(eq=False)
+class _Visit:
+    """A block at the full net's activations.
+
+    Args:
+        entry: Its input.
+        branch: What its branch adds.
+        held: What its nonlinearities did, by unit and part.
+    """
+
+    entry: Tensor
+    branch: Tensor
+    held: dict[_Key, Held] = field(default_factory=dict)
+
+    def around(self, frozen: Frozen) -> _Around:
+        """What each part runs in, so that its nonlinearities do what they did."""
+
+        def holding(key: _Key) -> AbstractContextManager[Any]:
+            held = self.held.get(key)
+            if not held or frozen == "nothing" or (key[1] == "branch" and frozen != "all"):
+                return nullcontext()
+            return Holding(held)
+
+        return holding
+
+
+def _unchanged(key: _Key) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
+def _run(
+    block: Block, x: Tensor, context: Context, around: _Around, *, deleted: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A block's output, its last sum, and the branch of the last sum."""
+    branch, total = None, x
+    for number, unit in enumerate(block.units or (block,)):
+        if not unit.is_residual:
+            if not deleted:
+                with around((number, "branch")):
+                    x = unit(x, context)
+            branch, total = None, x
+            continue
+        with around((number, "before")):
+            shared = unit.before(x, context)
+        if not deleted:
+            with around((number, "branch")):
+                branch = unit.branch(shared, context)
+        with around((number, "shortcut")):
+            way = unit.shortcut(shared, context)
+        total = way if branch is None else way + branch
+        with around((number, "after")):
+            x = unit.after(total, context)
+    return x, total, branch
+
+
+def _visit(block: Block, x: Tensor, context: Context, *, record: bool) -> tuple[Tensor, _Visit]:
+    """Run a block in the full net, and keep what its deletion is held against."""
+    held: dict[_Key, Held] = {}
+
+    def recording(key: _Key) -> AbstractContextManager[Any]:
+        mode = Recording()
+        held[key] = mode.held
+        return mode
+
+    output, total, branch = _run(block, x, context, recording if record else _unchanged)
+    if block.units or branch is None:
+        # Of several sums what the last one holds beyond the way round all of them.
+        if block.deletable:
+            branch = total - _run(block, x, context, _unchanged, deleted=True)[1]
+        else:
+            branch = total
+    return output, _Visit(x, branch, held)
+
+
+@torch.no_grad()
+def stages_of(chain: Chain, inputs: Any) -> tuple[Stage, ...]:
+    """Cut a chain into stages: where a link runs, and where a block changes the shape.
+
+    Args:
+        chain: Any chain.
+        inputs: As the model is called with them; a few examples suffice.
+
+    Returns:
+        The stages, in order; each block is in one.
+
+    Example:
+        >>> def narrow(x, context):
+        ...     return x[:, :1]
+        >>> blocks = [Block(0, "a"), Block(1, "b"), Block(2, "c", shortcut=narrow, branch=narrow),
+        ...           Block(3, "d")]
+        >>> chain = Chain.from_parts(lambda x: x, blocks, lambda x: x)
+        >>> stages_of(chain, torch.ones(2, 3))
+        (Stage(first=0, last=1), Stage(first=2, last=3))
+    """
+    args, named = arguments_of(inputs)
+    x, context = chain.stem(*args, **named)
+    firsts: list[int] = []
+    for position, block in enumerate(chain.blocks):
+        if position in chain.links:
+            x = chain.links[position](x, context)
+        before, x = x.shape, block(x, context)
+        if not firsts or position in chain.links or x.shape != before:
+            firsts.append(position)
+    lasts = [*(first - 1 for first in firsts[1:]), len(chain) - 1]
+    return tuple(Stage(first, last) for first, last in zip(firsts, lasts, strict=True))
+
+
+@torch.no_grad()
+def reactions(
+    chain: Chain,
+    stages: Sequence[Stage],
+    inputs: Any,
+    *,
+    frozen: Sequence[Frozen] = ("nothing",),
+    counted: Tensor | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Measure how the rest of a stage answers when one of its blocks is deleted.
+
+    With F_i the output of block i's branch in the full net, h the trunk at the end of its stage,
+    and h' the same with that branch deleted, the reaction is ``⟨h - h', F_i⟩ / ‖F_i‖²`` and the
+    ratio of norms ``‖h - h'‖ / ‖F_i‖``. Where branches add up, both are 1. The prefix is the full
+    net's, so that each deletion costs the later blocks of its stage only.
+
+    Args:
+        chain: Any chain.
+        stages: Its stages.
+        inputs: A batch of what the model is called with.
+        frozen: Which nonlinearities are held at the full net's, each way in turn. Of layer
+            normalisation its mean and deviation are held.
+        counted: (examples, positions), zero where the trunk's values at a position do not count.
+        progress: Told of the block evaluations done, times examples.
+
+    Returns:
+        (ways of freezing, 2, blocks, examples), float64: reactions and ratios of norms; nan for a
+        block that cannot be deleted, an example whose branch gives zero, and a branch of another
+        shape than the trunk's at the end of the stage.
+
+    Raises:
+        MeasurementError: If the trunk's first dimension is not that of the examples.
+
+    Example:
+        >>> blocks = [Block(i, "half", branch=lambda x, context: -x / 2) for i in range(3)]
+        >>> chain = Chain.from_parts(lambda x: x, blocks, lambda x: x)
+        >>> reactions(chain, stages_of(chain, torch.ones(1, 4)), torch.ones(1, 4))[0, 0, :, 0]
+        tensor([0.2500, 0.5000, 1.0000], dtype=torch.float64)
+    """
+    args, named = arguments_of(inputs)
+    told = progress or (lambda amount: None)
+    x, context = chain.stem(*args, **named)
+    examples = len(x) if counted is None else len(counted)
+    found = torch.full(
+        (len(frozen), 2, len(chain), examples), torch.nan, dtype=torch.float64, device=x.device
+    )
+    record = any(each != "nothing" for each in frozen)
+    for stage in stages:
+        visits: list[_Visit] = []
+        for position in stage.blocks:
+            if position in chain.links:
+                x = chain.links[position](x, context)
+            x, visit = _visit(chain.blocks[position], x, context, record=record)
+            visits.append(visit)
+        if len(x) != examples:
+            raise MeasurementError(
+                f"The trunk has {len(x)} rows for {examples} examples at block {stage.last} "
+                f"({chain.blocks[stage.last].name}); the reaction needs one row per example."
+            )
+        told(len(visits) * examples)
+        for number, position in enumerate(stage.blocks):
+            branch = visits[number].branch
+            if not chain.blocks[position].deletable or branch.shape != x.shape:
+                continue
+            for way, each in enumerate(frozen):
+                blocks = [chain.blocks[p] for p in range(position, stage.last + 1)]
+                y = visits[number].entry
+                for block, visit in zip(blocks, visits[number:], strict=True):
+                    y, *_ = _run(block, y, context, visit.around(each), deleted=block is blocks[0])
+                told((len(blocks) - 1) * examples)
+                found[way, :, position] = _compared(x - y, branch, counted)
+    return found
+
+
+def _compared(difference: Tensor, branch: Tensor, counted: Tensor | None) -> Tensor:
+    """(2, examples): the reaction, and the ratio of norms."""
+    if counted is not None and difference.shape[:2] == counted.shape:
+        weight = counted.reshape(*counted.shape, *[1] * (difference.ndim - 2)).double()
+        difference, branch = difference * weight, branch * weight
+    d, f = difference.double().flatten(1), branch.double().flatten(1)
+    # Zero over zero is nan: where the branch gives nothing, nothing can answer to it.
+    square = f.square().sum(1)
+    square[square == 0] = torch.nan
+    return torch.stack([(d * f).sum(1) / square, d.norm(dim=1) / square.sqrt()])

@@ -1,0 +1,348 @@
+"""Delete each block and see how the later blocks of its stage answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ensemble_view.calibration import duration
+from ensemble_view.chain import Chain
+from ensemble_view.checkpoints import Checkpoint
+from ensemble_view.datasets import TextData
+from ensemble_view.discovery import Granularity
+from ensemble_view.errors import MeasurementError
+from ensemble_view.measures import IGNORED
+from ensemble_view.paths.freezing import FROZEN, Forms, forms_of
+from ensemble_view.paths.reaction import Stage, reactions, stages_of
+from ensemble_view.results.reaction import VARIANTS, ReactionBlock, ReactionResult, Reactions
+from ensemble_view.results.records import Cost
+from ensemble_view.studies.subject import Subject, examine
+
+__all__ = ["ReactionStudy", "prepare_reaction", "reaction"]
+
+_TIMED = 16
+
+Progress: TypeAlias = Callable[[int], None]
+"""Called with the number of block evaluations times examples done since the last call."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReactionStudy:
+    """A study of reactions whose cost is known and which has not run yet.
+
+    Args:
+        subject: Chains and data.
+        stages: Of the chain.
+        forms: Which ways of freezing mean something.
+        batch_size: Examples of the first portion at a time.
+        seconds_per_example: From a short measurement on this machine.
+        seed: Of the choice of examples.
+        level: Of the intervals.
+        command: What made the result.
+    """
+
+    subject: Subject
+    stages: tuple[Stage, ...]
+    forms: Forms
+    batch_size: int
+    seconds_per_example: float
+    seed: int
+    level: float
+    command: str | None
+
+    @property
+    def cost(self) -> Cost:
+        """Block evaluations per batch; instead of a whole forward pass for each deletion."""
+        chain, ways = self.subject.chain, len(self.forms.measured)
+        continued = sum(
+            stage.last - position
+            for stage in self.stages
+            for position in stage.blocks
+            if chain.blocks[position].deletable
+        )
+        deleted = sum(block.deletable for block in chain)
+        return Cost(
+            block_evaluations=len(chain) + ways * continued,
+            naive_block_evaluations=len(chain) + ways * deleted * (len(chain) - 1),
+            batches=0,
+        )
+
+    @property
+    def work(self) -> int:
+        """Block evaluations times examples: the total of what ``progress`` is told."""
+        return self.cost.block_evaluations * len(self.subject.data)
+
+    @property
+    def expected_seconds(self) -> float:
+        """How long the run will take."""
+        return self.seconds_per_example * len(self.subject.data)
+
+    def __str__(self) -> str:
+        cost, data, count = self.cost, self.subject.data, len(self.stages)
+        return (
+            f"Reactions within {count} stage{'s' * (count != 1)} of {len(self.subject.chain)} "
+            f"blocks on {len(data):,} {data.unit}: {cost.block_evaluations:,} block evaluations "
+            f"per batch, each deletion to the end of its stage, batches of {self.batch_size}, "
+            f"about {duration(self.expected_seconds)}"
+        )
+
+    def run(self, progress: Progress | None = None) -> ReactionResult:
+        """Measure.
+
+        Args:
+            progress: Told of the block evaluations done, times examples.
+
+        Returns:
+            The result; of the examples done so far, if the user interrupted.
+
+        Raises:
+            KeyboardInterrupt: If the user interrupts before the first batch is complete.
+        """
+        started = time.perf_counter()
+        found: list[npt.NDArray[np.float64]] = []
+        places: list[npt.NDArray[np.int64]] = []
+        interrupted = False
+        try:
+            for chain, portion in self.subject.portions:
+                positions, start = portion.positions, 0
+                if positions is None:
+                    positions = np.arange(len(portion.data))
+                size = max(1, int(self.batch_size * portion.size))
+                for inputs, targets in portion.data.batches(size):
+                    found.append(self._of_batch(chain, inputs, targets, progress))
+                    count = found[-1].shape[-1]
+                    places.append(positions[start : start + count])
+                    start += count
+        except KeyboardInterrupt:
+            if not places:
+                raise
+            interrupted = True
+        positions = np.concatenate(places)
+        order = np.argsort(positions)
+        values = np.concatenate(found[: len(places)], axis=-1)[..., order]
+        chain = self.subject.chain
+        rows = [block.index for block in chain if block.deletable]
+        arrays = {
+            name + ending: values[way, number, rows]
+            for way, ending in enumerate(VARIANTS)
+            for number, name in enumerate(("reaction", "norm_ratio"))
+        }
+        return ReactionResult(
+            blocks=tuple(
+                ReactionBlock(
+                    index=position,
+                    name=chain.blocks[position].name,
+                    stage=number,
+                    later=stage.last - position,
+                    changes_shape=chain.blocks[position].changes_shape,
+                )
+                for number, stage in enumerate(self.stages)
+                for position in stage.blocks
+                if chain.blocks[position].deletable
+            ),
+            outcomes=Reactions(**arrays, positions=positions[order]),
+            undefined={
+                ending[1:]: self.forms.undefined[each]
+                for each, ending in zip(FROZEN, VARIANTS, strict=True)
+                if each in self.forms.undefined
+            },
+            cost=Cost(self.cost.block_evaluations, self.cost.naive_block_evaluations, len(places)),
+            seconds=time.perf_counter() - started,
+            provenance=self.subject.provenance(
+                seed=self.seed,
+                command=self.command,
+                batch_size=self.batch_size,
+                threads=torch.get_num_threads(),
+            ),
+            level=self.level,
+            interrupted=interrupted,
+        )
+
+    def _of_batch(
+        self, chain: Chain, inputs: Any, targets: Any, progress: Progress | None
+    ) -> npt.NDArray[np.float64]:
+        """(ways of freezing, 2, blocks, examples), nan for a way that means nothing."""
+        device = self.subject.model["device"]
+        # Padding is no part of a text.
+        counted = targets != IGNORED if isinstance(self.subject.data, TextData) else None
+        measured = self.forms.measured
+        found = reactions(
+            chain,
+            self.stages,
+            _placed(inputs, device),
+            frozen=measured,
+            counted=_placed(counted, device),
+            progress=progress,
+        )
+        values = found.cpu().numpy()
+        ways = [self.forms.stands_for(each) for each in FROZEN]
+        nothing = np.full_like(values[0], np.nan)
+        return np.stack([nothing if w is None else values[measured.index(w)] for w in ways])
+
+
+def reaction(
+    model: nn.Module | Chain | Checkpoint,
+    data: Any,
+    *,
+    tokenizer: Any = None,
+    length: int | None = None,
+    plain: bool = False,
+    granularity: Granularity = "block",
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    level: float = 0.95,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> ReactionResult:
+    """Delete each block and measure how the later blocks of its stage answer.
+
+    With F_i the output of block i's branch in the full net, h the trunk at the end of its stage (a
+    run of blocks without a link or a shape-changing block in between) and h' the same with that
+    branch deleted: the reaction ``ρ_i = ⟨h - h', F_i⟩ / ‖F_i‖²`` and the ratio of norms ``‖h - h'‖
+    / ‖F_i‖``, of each example, then their means with t intervals over the examples. Independent
+    blocks, which only add to what passes them, give 1 and 1; blocks that each turn it elsewhere 0
+    and 1; iterative refinement (Greff, Srivastava and Schmidhuber 2016, arXiv 1612.07771;
+    Jastrzębski et al. 2017, arXiv 1710.04773), in which later blocks repair, less than 1.
+
+    Both are also given with the nonlinearities of the *junctions* held at the full net's (what lies
+    on the way round the branches: the ReLU after the sum of a post-activation net), so that their
+    switching is told from what branches compensate, and with those in the branches held as well,
+    which leaves affine blocks. What is held is the gain φ(z)/z of an elementwise nonlinearity, the
+    mask of a ReLU, and mean and deviation of a layer normalisation; where something else is not
+    affine, such as attention, the columns are empty and the summary says why.
+
+    Args:
+        model: A module, a chain, or a loaded checkpoint. It is left as it was.
+        data: As for :func:`ensemble_view.lesion`; targets are not looked at. Padding of text does
+            not count.
+        tokenizer: As for :func:`ensemble_view.lesion`.
+        length: As for :func:`ensemble_view.lesion`.
+        plain: As for :func:`ensemble_view.lesion`; the branch of a unit G is then G(x) - x.
+        granularity: As for :func:`ensemble_view.lesion`.
+        limit: At most so many examples.
+        seed: Of the choice of examples.
+        batch_size: Examples at a time; it bounds the memory, since a stage's activations are kept.
+        level: Of the intervals.
+        command: Recorded in the result; by default the program's command line.
+        progress: Called with the block evaluations done, times examples.
+
+    Returns:
+        The result: ``.frame``, ``.stages_frame``, ``.plot()``, ``.save(folder)``.
+
+    Raises:
+        EnsembleViewError: If model, data or options do not fit each other; the sentence says how.
+
+    Example:
+        >>> import ensemble_view
+        >>> net = ensemble_view.load_checkpoint("digits-resnet110")
+        >>> result = ensemble_view.reaction(net, "digits", limit=4)
+        >>> result.stages_frame[["stage", "first", "last", "blocks", "n"]]
+          stage  first  last  blocks  n
+        0     0      0    16      17  4
+        1     1     18    34      17  4
+        2     2     36    52      17  4
+        3   all      0    52      51  4
+    """
+    study = prepare_reaction(
+        model,
+        data,
+        tokenizer=tokenizer,
+        length=length,
+        plain=plain,
+        granularity=granularity,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        level=level,
+        command=command,
+    )
+    return study.run(progress)
+
+
+def prepare_reaction(
+    model: nn.Module | Chain | Checkpoint,
+    data: Any,
+    *,
+    tokenizer: Any = None,
+    length: int | None = None,
+    plain: bool = False,
+    granularity: Granularity = "block",
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    level: float = 0.95,
+    command: str | None = None,
+) -> ReactionStudy:
+    """Do all of :func:`reaction` but the measurement, so that its cost is known beforehand.
+
+    Args:
+        model: As for :func:`reaction`.
+        data: As for :func:`reaction`.
+        tokenizer: As for :func:`reaction`.
+        length: As for :func:`reaction`.
+        plain: As for :func:`reaction`.
+        granularity: As for :func:`reaction`.
+        limit: As for :func:`reaction`.
+        seed: As for :func:`reaction`.
+        batch_size: As for :func:`reaction`.
+        level: As for :func:`reaction`.
+        command: As for :func:`reaction`.
+
+    Returns:
+        The study, ready to run.
+
+    Raises:
+        MeasurementError: If the batch size is not positive, or no block can be deleted.
+    """
+    if batch_size < 1:
+        raise MeasurementError(f"batch_size is {batch_size}; expected at least 1.")
+    subject = examine(
+        model,
+        data,
+        plain=plain,
+        granularity=granularity,
+        limit=limit,
+        seed=seed,
+        any_targets=True,
+        tokenizer=tokenizer,
+        length=length,
+    )
+    chain, (inputs, _) = subject.chain, subject.sample
+    if not any(block.deletable for block in chain):
+        raise MeasurementError(
+            f"None of the {len(chain)} units of this net keeps its shape, so none can be deleted."
+        )
+    stages, forms = stages_of(chain, inputs), forms_of(chain, inputs)
+    # Once before the clock starts, since the first time also loads and allocates.
+    reactions(chain, stages, inputs, frozen=forms.measured)
+    inputs, _ = next(iter(subject.portions[0][1].data.batches(min(batch_size, _TIMED))))
+    inputs = _placed(inputs, subject.model["device"])
+    started = time.perf_counter()
+    examples = reactions(chain, stages, inputs, frozen=forms.measured).shape[-1]
+    seconds = (time.perf_counter() - started) / examples
+    return ReactionStudy(
+        subject=subject,
+        stages=stages,
+        forms=forms,
+        batch_size=batch_size,
+        seconds_per_example=seconds,
+        seed=seed,
+        level=level,
+        command=command,
+    )
+
+
+def _placed(value: Any, device: str) -> Any:
+    def place(leaf: Any) -> Any:
+        return leaf.to(device) if isinstance(leaf, Tensor) else leaf
+
+    return pytree.tree_map(place, value)
