@@ -518,3 +518,21 @@ def test_values_of_other_examples_need_a_sum_by_example(value):
     )
     with pytest.raises(InterventionError, match=message):
         bind(Replace(2, value), chain.outline)
+
+
+def test_branches_laid_out_otherwise_than_the_output_do_not_run_beside_others():
+    class Windowed(torch.nn.Linear):
+        def forward(self, x):
+            windows = x.reshape(-1, 3, 2, 4)
+            return (windows + super().forward(windows).relu()).reshape(-1, 6, 4)
+
+    model = torch.nn.Sequential(*(Windowed(4, 4) for _ in range(3))).eval()
+    chain = unravel(model, torch.randn(2, 6, 4))
+    assert [block.sums_as_output for block in chain] == [False] * 3
+    bind(Swap(0, 2) | Repeat(1, 2) | Scale(0, 0.5), chain.outline)
+    message = (
+        r"^Block 0 \(0\) adds up values that are laid out otherwise than its output, so its branch "
+        r"cannot be added to those of others; it cannot run beside them\.$"
+    )
+    with pytest.raises(InterventionError, match=message):
+        bind(Parallel(0, 1), chain.outline)

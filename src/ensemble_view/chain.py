@@ -47,6 +47,8 @@ class Block:
         units: The residual sums that the block is made of, where these are several.
         by_example: Whether the first dimension of its sum counts examples: not where a model joins
             it with positions, or puts these first.
+        sums_as_output: Whether that sum has the shape of the output: not where values are laid out
+            anew after it, as windows of an image are.
 
     Example:
         >>> import torch
@@ -68,6 +70,7 @@ class Block:
     shape_out: tuple[int, ...] = ()
     units: tuple[Block, ...] = ()
     by_example: bool = True
+    sums_as_output: bool = True
 
     @classmethod
     def of_units(cls, index: int, name: str, units: Sequence[Block]) -> Block:
@@ -109,6 +112,7 @@ class Block:
             shape_out=last.shape_out,
             units=tuple(units),
             by_example=last.by_example,
+            sums_as_output=last.sums_as_output,
         )
 
     def preceded_by(self, link: Part, shape_in: tuple[int, ...]) -> Block:
@@ -334,6 +338,7 @@ class Chain:
                     block.deletable,
                     block.is_residual,
                     block.by_example,
+                    block.sums_as_output,
                 )
                 for block in self.blocks
             ),

@@ -25,7 +25,8 @@ class Slot:
     """What a plan must know of one block: name, shapes, whether it can be deleted, has a shortcut.
 
     A plain unit, which has no shortcut, can be deleted where it keeps the shape. A branch can be
-    replaced by values of other examples where its first dimension counts examples.
+    replaced by values of other examples where its first dimension counts examples. Branches can be
+    added up beside each other where their sums have the shape of the output.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Slot:
     deletable: bool
     has_shortcut: bool = True
     by_example: bool = True
+    sums_as_output: bool = True
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -262,6 +264,12 @@ def _check_shapes(position: int, arranged: Arrangement, slots: Sequence[Slot]) -
                 f"{_takes(index, slots)}; it cannot run beside {_which_takes(blocks[0], slots)}"
             )
     for index in blocks:
+        if len(blocks) > 1 and not slots[index].sums_as_output:
+            raise InterventionError(
+                f"Block {index} ({slots[index].name}) adds up values that are laid out otherwise "
+                "than its output, so its branch cannot be added to those of others; it cannot run "
+                "beside them."
+            )
         if arranged.times[index] > 1 and slots[index].changes_shape:
             raise InterventionError(
                 f"{_takes(index, slots)}; it cannot run again on what it gives."

@@ -66,6 +66,7 @@ def _block(cutter: _Cutter, index: int, span: Span) -> Block:
         shape_in=shape_of(span.entry),
         shape_out=shape_of(span.exit),
         by_example=cutter.is_by_example(span.total),
+        sums_as_output=span.shortcut is None or shape_of(span.total) == shape_of(span.exit),
     )
 
 
