@@ -25,7 +25,7 @@ import drawn_models  # noqa: E402
 import support_table  # noqa: E402
 import survey  # noqa: E402
 
-from ensemble_view import Delete, Engine, MiddleRepeat, Swap, edited  # noqa: E402
+from ensemble_view import Delete, Engine, MiddleRepeat, Repeat, Swap, edited  # noqa: E402
 from ensemble_view.discovery import unravel_arguments  # noqa: E402
 from ensemble_view.errors import DiscoveryError  # noqa: E402
 from ensemble_view.plan import bind  # noqa: E402
@@ -102,7 +102,7 @@ def test_transformers_by_engine_hooks_and_permuted_layers(name):
     full = _output(model, arguments)
     tolerance = (1e-5 if name in CASTING else 1e-10) * float(full.abs().max())
     # A layer that runs twice would find its own keys and values in the cache.
-    at_layers = [Delete(0), Swap(0, 1), MiddleRepeat(0, 1)]
+    at_layers = [Delete(0), Swap(0, 1), Repeat(0, 2), MiddleRepeat(0, 1)]
     for of, interventions in ((chain, at_layers), (branches, [Delete(1)])):
         plans = [bind(intervention, of.outline) for intervention in interventions]
         engine = dict(Engine(of, plans).logits(*arguments[0], **arguments[1]))

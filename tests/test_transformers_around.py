@@ -11,7 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from cases import error
-from ensemble_view import Chain, Compose, Delete, Engine, Swap, edited, unravel
+from ensemble_view import (
+    Chain,
+    Compose,
+    Delete,
+    DropShortcut,
+    Engine,
+    Repeat,
+    Scale,
+    Swap,
+    edited,
+    unravel,
+)  # fmt: skip
 from ensemble_view.plan import bind
 from state import unchanged
 
@@ -213,3 +224,20 @@ def test_norms_may_stay_in_single_precision():
             module.float()
     chain = unravel(model, tokens())
     compare(model, chain, surgery(copy.deepcopy(model).double(), *BERT), 5e-2)
+
+
+def test_a_block_is_found_where_masks_are_made_otherwise_than_in_the_export():
+    """Without a mask, OPT adds less before its first layer than it does when it is exported."""
+    config = transformers.OPTConfig(
+        **SMALL, hidden_size=16, num_hidden_layers=2, ffn_dim=32, num_attention_heads=2,
+        max_position_embeddings=32, word_embed_proj_dim=16,
+    )  # fmt: skip
+    model = awake(transformers.OPTForCausalLM, config)
+    given = {"input_ids": tokens()["input_ids"]}
+    chain = unravel(model, given)
+    for intervention in (Repeat(0, 2), Scale(0, 0.5), DropShortcut(0)):
+        plan = bind(intervention, chain.outline)
+        ((_, expected),) = Engine(chain, [plan]).logits(**given)
+        with torch.no_grad(), edited(chain, intervention):
+            assert error(model(**given).logits, expected) <= EXACT
+    assert model.config.use_cache is True

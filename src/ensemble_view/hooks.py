@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from ensemble_view.alteration import alter, mean_of
 from ensemble_view.chain import Chain, Context
 from ensemble_view.discovery import Provenance, unravel_arguments
-from ensemble_view.discovery.evaluation import unfused_attention
+from ensemble_view.discovery.evaluation import uncached, unfused_attention
 from ensemble_view.errors import InterventionError
 from ensemble_view.interventions import Compose, Intervention
 from ensemble_view.parts import InTurn, Part, expand, perturb, resample
@@ -158,6 +158,8 @@ def edited_by_plan(
             mode.calls = tuple(dict.fromkeys(path for path in paths if path))
             stack.enter_context(_modules_moved(model, provenance, plan, arguments))
         else:
+            # The places where values are replaced are those of the export, which kept nothing.
+            stack.enter_context(uncached(model))
             replacement = _Replacement(chain, provenance, plan, means)
             mode = _Edit(model, replacement.visit, replacement.begin)
         mode.moves = bool(plan.moved)
@@ -413,8 +415,12 @@ class _Replacement:
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Compute the context, and keep the model's inputs that are blocks' inputs."""
         leaves = pytree.tree_leaves((args, kwargs))
-        _, self._context = self._chain.stem(*args, **kwargs)
+        start, self._context = self._chain.stem(*args, **kwargs)
         self._captured = {p: leaves[number].clone() for p, number in self._inputs.items()}
+        # The code before the first block may run otherwise than it was exported (masks of
+        # attention are made or left out), so that its places are numbered otherwise.
+        if 0 in self._parts and 0 not in self._chain.links:
+            self._captured.setdefault(0, start)
 
     def visit(
         self,
@@ -430,6 +436,12 @@ class _Replacement:
         with torch._C.DisableTorchFunction():
             if key in self._exits:
                 position = self._exits[key]
+                if position not in self._captured:
+                    raise InterventionError(
+                        f"The model's code took another way to block {position} "
+                        f"({self._chain.blocks[position].name}) than with the example that it was "
+                        "taken apart with; run the plan through the engine instead."
+                    )
                 value = self._parts[position](self._captured.pop(position), self._context)
                 output = _stand_in(value, function, args, kwargs)
             for position in self._entries.get(key, ()):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["Buffers", "evaluating", "unfused_attention"]
+__all__ = ["Buffers", "evaluating", "uncached", "unfused_attention"]
 
 
 class Buffers:
@@ -79,6 +79,31 @@ def unfused_attention() -> Iterator[None]:
 
 
 @contextmanager
+def uncached(model: nn.Module) -> Iterator[None]:
+    """Let a model keep nothing for its next call, as far as its configurations say (``use_cache``).
+
+    Args:
+        model: Any module.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with uncached(nn.Identity()):
+        ...     pass
+    """
+    configurations = [getattr(module, "config", None) for module in model.modules()]
+    caching = [found for found in configurations if getattr(found, "use_cache", None) is True]
+    for configuration in caching:
+        configuration.use_cache = False  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        for configuration in caching:
+            configuration.use_cache = True  # type: ignore[union-attr]
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[Buffers]:
     """Put every module into evaluation mode; afterwards modes, buffers, attributes are as before.
 
@@ -104,18 +129,12 @@ def evaluating(model: nn.Module) -> Iterator[Buffers]:
     # Export puts copies into the place of a module's own dictionaries and lists.
     attributes = [(module, dict(vars(module))) for module, _ in modes]
     buffers = Buffers(model)
-    configurations = [getattr(module, "config", None) for module, _ in modes]
-    caching = [found for found in configurations if getattr(found, "use_cache", None) is True]
     try:
         for module, _ in modes:
             module.training = False
-        for configuration in caching:
-            configuration.use_cache = False  # type: ignore[union-attr]
-        with unfused_attention(), torch.compiler.set_stance("force_eager"):
+        with uncached(model), unfused_attention(), torch.compiler.set_stance("force_eager"):
             yield buffers
     finally:
-        for configuration in caching:
-            configuration.use_cache = True  # type: ignore[union-attr]
         for module, before in attributes:
             vars(module).clear()
             vars(module).update(before)
