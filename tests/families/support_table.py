@@ -88,11 +88,12 @@ the deletions and an exchange of two neighbours; *copy*: engine against a deep c
 exchanged or taken out, where they stand in a container; *rewired*: engine against hooks over every
 other intervention, alone and composed at random, with their number, that of those that hooks refuse
 by name, and that of unstable nets, which are left out: there an input that is moved by 50 units in
-the last place moves the logits by more than engine and hooks differ; *apart*: shortcut plus branch,
-and their gradients, against the block. *Effect*: the least that a deletion or the exchange moved
-the logits. *Work*: floating-point operations of the engine over those of a forward pass per plan.
-Studies: D deletion, S exchange (`-` where no two neighbours have equal shapes), G shortcut and
-branch apart, for gradients. float64, or (32) float32; (c) casts to float32 inside.
+the last place moves the logits by more than a tenth of what engine and hooks differ by; *apart*:
+shortcut plus branch, and their gradients, against the block. *Effect*: the least that a deletion or
+the exchange moved the logits. *Work*: floating-point operations of the engine over those of a
+forward pass per plan. Studies: D deletion, S exchange (`-` where no two neighbours have equal
+shapes), G shortcut and branch apart, for gradients. float64, or (32) float32; (c) casts to float32
+inside.
 
 {_row(HEADS)}
 {_row(["---"] * len(HEADS))}

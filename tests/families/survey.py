@@ -455,7 +455,7 @@ def _rewired(chain: Chain, arguments: Any, full: Tensor) -> dict[str, Any]:
                 error = _distance(outputs[number], hooks, full)
                 if error > most:
                     moved = _distance(_output(chain.model, _jogged(arguments)), hooks, full)
-                    if moved > error:
+                    if 10 * moved > error:
                         unstable.append(f"{plan}: {error:.1e}, input jogged {moved:.1e}")
                         continue
         except InterventionError as refusal:
