@@ -149,6 +149,8 @@ def test_the_survey_sees_what_is_wrong():
         ({"agrees": False}, "differs from the table"),
         ({"hooks_error": 1e-8}, "hooks_error 1.0e-08"),
         ({"exchange_error": 1e-3}, "exchange_error 1.0e-03"),
+        ({"rewired_error": 1e-9}, "rewired_error 1.0e-09"),
+        ({"deletions": 1}, "1 of 2 blocks deleted"),
         ({"least_effect": 1e-4}, "an edit moves the output by 1.0e-04 only"),
         ({"flops": record["flops_naive"] + 1}, "operations, expected"),
         ({"error": "it fell"}, "it fell"),
