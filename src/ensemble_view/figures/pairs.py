@@ -42,7 +42,8 @@ def pairs_figure(result: PairsResult) -> Figure:
     with paper_style():
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         axes = figure.subplots()
-        low = axes.imshow(drops, cmap="Greys", vmin=min(0.0, float(drops.min())))
+        # White is no drop; what gains by a deletion is as white.
+        low = axes.imshow(drops, cmap="Greys", vmin=0, vmax=float(drops.max().clip(0)) or 1.0)
         high = axes.imshow(above, cmap="RdBu_r", vmin=-largest, vmax=largest)
         sure = np.argwhere(np.triu(found.adjusted <= 1 - result.run.level, 1))
         axes.plot(
@@ -53,7 +54,10 @@ def pairs_figure(result: PairsResult) -> Figure:
         _name(axes, result)
         unit = "accuracy (points)" if result.names == "accuracy" else result.names
         figure.colorbar(high, ax=axes, pad=0.02, fraction=0.05, label=f"Interaction, {unit}")
-        figure.colorbar(low, ax=axes, pad=0.02, fraction=0.05, label=f"Drop, {unit}")
+        figure.colorbar(
+            low, ax=axes, pad=0.02, fraction=0.05, label=f"Drop, {unit}",
+            extend="min" if drops.min() < 0 else "neither",
+        )  # fmt: skip
     return figure
 
 
