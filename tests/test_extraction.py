@@ -63,8 +63,12 @@ from test_interventions_executed import (
 )
 
 
-def without_resampling(interventions: list[Intervention]) -> list[Intervention]:
-    return [one for one in interventions if "resample" not in str(one)]
+def depends_on_batch(what: object) -> bool:
+    return any(word in str(what) for word in ("resample", "perturbed"))
+
+
+def extractable(interventions: list[Intervention]) -> list[Intervention]:
+    return [one for one in interventions if not depends_on_batch(one)]
 
 
 def storages(model: nn.Module) -> set[int]:
@@ -121,7 +125,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_intervention_can_be_extracted(kind):
-    for intervention in without_resampling([*CUT, *ON_BRANCHES, *ON_PLACES]):
+    for intervention in extractable([*CUT, *ON_BRANCHES, *ON_PLACES]):
         if kind is nets.Plain and "dropshortcut" in str(intervention):
             continue
         check(kind, intervention)
@@ -143,7 +147,7 @@ def test_what_is_composed_is_extracted(kind, parts):
         bind(composed, prepared(kind)[1].outline)
     except InterventionError:
         assume(False)
-    assume("resample" not in str(bind(composed, prepared(kind)[1].outline)))
+    assume(not depends_on_batch(bind(composed, prepared(kind)[1].outline)))
     model, chain, means = prepared(kind)
     net = extract(chain, composed, means=means)
     with torch.no_grad():
@@ -430,14 +434,18 @@ def test_what_stays_of_a_deleted_block_is_kept_where_it_matters():
         net(tokens[:, :5])
 
 
-def test_a_resampled_branch_depends_on_the_batch_and_is_refused():
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [("resample", "another example's"), ("perturbed", "itself with random noise")],
+)
+def test_a_branch_that_depends_on_the_batch_is_refused(value, what):
     _, chain, _ = prepared(nets.RootLoop)
     message = (
-        r"^The branch of block 1 \(blocks\.1\) is to be replaced by another example's, which "
-        r'depends on the batch and so cannot be part of a net; replace it by "mean" or "zero"\.$'
+        rf"^The branch of block 1 \(blocks\.1\) is to be replaced by {what}, which depends on the "
+        r'batch and so cannot be part of a net; replace it by "mean" or "zero"\.$'
     )
     with pytest.raises(InterventionError, match=message):
-        extract(chain, Replace(1, "resample"))
+        extract(chain, Replace(1, value))
 
 
 def test_a_mean_that_is_not_given_is_asked_for():

@@ -492,7 +492,7 @@ def test_a_layer_of_a_transformer_is_scaled_as_a_whole():
         assert error(model(x, mask), expected) <= EXACT
 
 
-@pytest.mark.parametrize("value", ["mean", "resample"])
+@pytest.mark.parametrize("value", ["mean", "resample", "perturbed"])
 def test_values_of_other_examples_need_a_sum_by_example(value):
     """Positions may come first, or be joined with the examples: rows are then no examples."""
 
@@ -514,7 +514,7 @@ def test_values_of_other_examples_need_a_sum_by_example(value):
     bind(Replace(0, value) | Replace(1, "zero"), chain.outline)
     message = (
         rf"^Block 2 \(block#2\) adds up values whose first dimension does not count examples, so "
-        rf"its branch cannot be replaced by {value}; by zero it can\.$"
+        rf"its branch cannot be replaced by '{value}'; by 'zero' it can\.$"
     )
     with pytest.raises(InterventionError, match=message):
         bind(Replace(2, value), chain.outline)

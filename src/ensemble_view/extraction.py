@@ -105,11 +105,12 @@ def extract_plan(
             "copied; extract from a chain that unravel found."
         )
     for step in plan.altered:
-        if step.treatment.branch == "resample":
+        if step.treatment.branch in ("resample", "perturbed"):
+            what = {"resample": "another example's", "perturbed": "itself with random noise"}
             raise InterventionError(
                 f"The branch of block {step.index} ({chain.blocks[step.index].name}) is to be "
-                "replaced by another example's, which depends on the batch and so cannot be part "
-                'of a net; replace it by "mean" or "zero".'
+                f"replaced by {what[step.treatment.branch]}, which depends on the batch and so "
+                'cannot be part of a net; replace it by "mean" or "zero".'
             )
     parts = [part_of(chain, step, means or {}) for step in plan.steps]
     entries = entries_left(chain, plan, parts)
