@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from ensemble_view.errors import InterventionError
-from ensemble_view.interventions.arrangement import Arrangement
+from ensemble_view.interventions.arrangement import Arrangement, Treatment
 from ensemble_view.interventions.base import Intervention, Written
 from ensemble_view.interventions.text import BlockName, parse_block, parse_blocks
 
@@ -134,13 +134,20 @@ class Scale(Written):
 
         Returns:
             After.
+
+        Raises:
+            InterventionError: If the factors' product is not finite.
         """
-        return arrangement.treat(
-            arrangement.find(self.block),
-            lambda done: (
-                done if done.branch == "zero" else replace(done, factor=done.factor * self.factor)
-            ),
-        )
+        return arrangement.treat(arrangement.find(self.block), self._scaled)
+
+    def _scaled(self, done: Treatment) -> Treatment:
+        factor = done.factor * self.factor
+        if not math.isfinite(factor):
+            raise InterventionError(
+                f"A branch is scaled by a finite factor; {done.factor} times {self.factor} is "
+                f"{factor}."
+            )
+        return done if done.branch == "zero" else replace(done, factor=factor)
 
 
 @dataclass(frozen=True, repr=False)
