@@ -29,7 +29,6 @@ RecalibrateBatchNorm = Annotated[
     int | None,
     typer.Option(
         "--recalibrate-bn",
-        min=2,
         metavar="N",
         help="Beside each deletion: the same with BatchNorm's statistics, of all layers at once, "
         "estimated anew on N training examples.",

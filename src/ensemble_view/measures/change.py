@@ -20,8 +20,9 @@ def _relative_change(output: Tensor, reference: tuple[Tensor, Tensor | None]) ->
     difference = output.double() - full
     if counted is not None:
         difference, full = difference * counted, full * counted
-    found: Tensor = torch.linalg.vector_norm(difference.flatten(1), dim=1)
-    return found / torch.linalg.vector_norm(full.flatten(1), dim=1)
+    found = torch.linalg.vector_norm(difference.flatten(1), dim=1)
+    ratio: Tensor = found / torch.linalg.vector_norm(full.flatten(1), dim=1)
+    return ratio
 
 
 @dataclass(frozen=True, eq=False)

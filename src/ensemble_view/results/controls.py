@@ -1,4 +1,4 @@
-"""The result of deleting blocks beside a control: both drops of each block, and their difference."""
+"""Deleting blocks beside a control: both drops of each block, and their difference."""
 
 from __future__ import annotations
 
@@ -171,16 +171,16 @@ class ControlResult(StudyResult):
         """One row per block; a star marks those that change the shape."""
         short = _WORDS[self.control][1]
         lines = [
-            f"{'block':>5}  {'module':<16}{'deleted':>9}{short:>11}  {'difference':<11}"
-            f"{'interval':<20}p (Holm)"
+            f"{'block':>5}  {'module':<13}{'deleted':>9}{short:>11}  {'difference':<11}"
+            f"{'interval':<18}p (Holm)"
         ]
         for row in self.frame.to_dict("records"):
             p = "<.001" if row["p_adjusted"] < 0.001 else f"{row['p_adjusted']:.3f}"
             limits = f"[{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]"
             lines.append(
                 f"{row['block']:>5}{'*' if row['changes_shape'] else ' '} "
-                f"{shortened(str(row['name']), 15):<16}{row['drop']:>+9.4f}"
-                f"{row['control_drop']:>+11.4f}  {row['difference']:<+11.4f}{limits:<20}{p:>7}"
+                f"{shortened(str(row['name']), 12):<13}{row['drop']:>+9.4f}"
+                f"{row['control_drop']:>+11.4f}  {row['difference']:<+11.4f}{limits:<18} {p:>7}"
             )
         if self.frame["changes_shape"].any():
             lines.append("* changes the shape (downsampling)")

@@ -254,8 +254,8 @@ def prepare_lesion_control(
         return ControlStudy(control, lesions, experiment(subject, changes, options))
     if control == "untrained":
         return _beside_untrained(model, subject, lesions, changes, untrained, options)
-    twin = twin_of(subject, options)
     chosen = _calibration(model, data, calibration, calibration_examples, options)
+    twin = twin_of(subject, options)
     ready = experiment(subject, [Compose(), *changes], options)
     engine = RecalibratedEngine(subject.chain, twin, ready.engine.plans[1:], chosen, ready.measure)
     passes = (len(changes) + 1) * (len(chosen) + len(subject.data))
