@@ -50,8 +50,8 @@ ALLOWED: dict[str, str] = {
     "training": "checkpoints datasets errors models weights_file",
     # What puts it all together.
     "studies": "adapters alteration calibration chain checkpoints datasets discovery engine errors"
-    " extracted_files interventions measures models paths paths.lengths plan results statistics"
-    " weights_file",
+    " extracted_files hooks interventions measures models paths paths.lengths plan results"
+    " statistics weights_file",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
     "cli": "bench checkpoints datasets discovery errors paths.lengths results studies training"
     " weights_file",

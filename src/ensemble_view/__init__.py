@@ -59,6 +59,7 @@ from ensemble_view.plan import Plan
 from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
 from ensemble_view.results.blocks import GradientsByBlock
 from ensemble_view.results.by_checkpoint import GradientsByCheckpoint
+from ensemble_view.results.controls import ControlResult
 from ensemble_view.results.dose import DoseResult
 from ensemble_view.results.gradients import GradientsByLength
 from ensemble_view.results.pairs import PairsResult
@@ -76,6 +77,7 @@ from ensemble_view.studies import (
     many,
     reorder,
 )
+from ensemble_view.studies.controls import lesion_control
 from ensemble_view.studies.dose import dose_response
 from ensemble_view.studies.inspection import inspect
 from ensemble_view.studies.pairs import pairs
@@ -89,6 +91,7 @@ __all__ = [
     "Chain",
     "Checkpoint",
     "Compose",
+    "ControlResult",
     "Delete",
     "DoseResult",
     "DropShortcut",
@@ -132,6 +135,7 @@ __all__ = [
     "gradients_by_length",
     "inspect",
     "lesion",
+    "lesion_control",
     "load_checkpoint",
     "many",
     "open_data",

@@ -17,6 +17,12 @@ import typer
 import ensemble_view
 from ensemble_view.bench import bench as run_bench
 from ensemble_view.bench import overhead as run_overhead
+from ensemble_view.cli.control_commands import (
+    CalibrationData,
+    Control,
+    RecalibrateBatchNorm,
+    control_study,
+)
 from ensemble_view.cli.ending import Study, finish
 from ensemble_view.cli.export_command import export
 from ensemble_view.cli.opening import command_line, load, open_named
@@ -124,6 +130,9 @@ def lesion(
     pairs: Pairs = False,
     surrogates: Surrogates = False,
     only: Only = None,
+    control: Control = None,
+    recalibrate_bn: RecalibrateBatchNorm = None,
+    calibration: CalibrationData = None,
     plain: Plain = False,
     granularity: Granularity = "block",
     seed: Seed = 0,
@@ -178,7 +187,16 @@ def lesion(
         "--pairs": pairs,
         "--surrogates": surrogates,
     }
-    drawn = random_lesions(
+    controlled = control_study(
+        checkpoint, opened, {**switches, "--count": count is not None},
+        control, recalibrate_bn, calibration, only,
+        lambda name: open_named(
+            checkpoint, name or data, "train", root, download, mean, std, resize, crop, None, seed,
+            tokenizer, length,
+        ),
+        options,
+    )  # fmt: skip
+    drawn = controlled or random_lesions(
         checkpoint, opened, options,
         count=count, trials=trials, shape_keeping=shape_keeping, stratified=stratified,
         others={**switches, "--only": only is not None},

@@ -46,7 +46,7 @@ Surrogates = Annotated[
 Only = Annotated[
     str | None,
     typer.Option(
-        help="With --all, --pairs or --surrogates: these blocks alone; the others stay.",
+        help="With --all, --pairs, --surrogates or a control: these blocks alone; the others stay.",
         rich_help_panel="Study",
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ensemble_view.figures.controls import controls_figure
 from ensemble_view.figures.lesions import comparison_figure, lesion_figure, measured_figure
 from ensemble_view.figures.pairs import pairs_figure
 from ensemble_view.figures.paths import (
@@ -21,6 +22,7 @@ __all__ = [
     "blocks_figure",
     "checkpoints_figure",
     "comparison_figure",
+    "controls_figure",
     "gradients_figure",
     "lesion_figure",
     "many_figure",

@@ -1,7 +1,8 @@
 """What is measured of each example, and how: the engine is given a measure and knows none.
 
 ``classification``: one label per example; ``logits`` keeps those beside it. ``language``: the next
-token, summed per sequence. ``own``: what a user's own function says. Imports nothing of ours but
+token, summed per sequence. ``own``: what a user's own function says; ``change``: how far outputs
+are from the full net's. Imports nothing of ours but
 errors; knows neither chains nor plans.
 """
 
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 from torch import Tensor
 
+from ensemble_view.measures.change import RelativeChange
 from ensemble_view.measures.classification import Classification
 from ensemble_view.measures.language import IGNORED, Language
 from ensemble_view.measures.logits import ClassificationWithLogits
@@ -25,6 +27,7 @@ __all__ = [
     "Language",
     "Measure",
     "OwnMeasure",
+    "RelativeChange",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -148,6 +148,23 @@ class Run:
             "classifier, of a language model, or of a measure of one's own."
         )
 
+    def part(self, plans: slice, examples: int | None = None) -> Self:
+        """Give some plans of the run, or its first examples, by themselves.
+
+        Args:
+            plans: which.
+            examples: how many; by default all.
+
+        Returns:
+            A run of the same cost and provenance.
+        """
+        found = self.outcomes
+        arrays = {
+            name: (array if name in found.of_examples else array[plans])[..., :examples]
+            for name, array in found.arrays.items()
+        }
+        return replace(self, outcomes=type(found)(**arrays))
+
     def to_json(self) -> dict[str, Any]:
         """Give what a result's record says of its run, without the outcomes themselves.
 
@@ -167,12 +184,13 @@ class Run:
         }
 
     @classmethod
-    def restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
+    def restored(cls, content: Mapping[str, Any], folder: Path, prefix: str = "") -> Self:
         """Read back what :meth:`to_json` gave and the outcomes.
 
         Args:
             content: of ``results.json``.
             folder: with ``outcomes.npz``.
+            prefix: of the arrays' names, where the file holds those of several runs.
 
         Returns:
             The run.
@@ -181,7 +199,9 @@ class Run:
             KeyError: if something is missing.
         """
         kind = _KINDS[content["outcomes"]]
-        arrays = files.read_arrays(folder / "outcomes.npz", [field.name for field in fields(kind)])
+        names = [field.name for field in fields(kind)]
+        found = files.read_arrays(folder / "outcomes.npz", [prefix + name for name in names])
+        arrays = {name: found[prefix + name] for name in names}
         shared = ("seconds", "level", "interrupted", "measure", "higher_is_better")
         return cls(
             outcomes=kind(**arrays),

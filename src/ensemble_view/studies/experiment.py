@@ -21,6 +21,7 @@ from ensemble_view.datasets.loader_data import LoaderData
 from ensemble_view.discovery import Granularity
 from ensemble_view.discovery.capture import as_arguments
 from ensemble_view.engine import Engine, Progress, Reduction
+from ensemble_view.errors import MeasurementError
 from ensemble_view.interventions import Compose, Intervention
 from ensemble_view.measures import Classification, Language, Measure, OwnMeasure
 from ensemble_view.plan import bind
@@ -199,7 +200,17 @@ def subject_of(model: nn.Module | Chain | Checkpoint, data: Any, options: Option
 
     Returns:
         The subject.
+
+    Raises:
+        MeasurementError: If there is no option of one of the names.
     """
+    # Keywords that no study knows would otherwise be dropped without a word.
+    unknown = [name for name in options if name not in Options.__annotations__]
+    if unknown:
+        raise MeasurementError(
+            f"There is no option {' or '.join(map(repr, unknown))}; expected "
+            f"{', '.join(Options.__annotations__)}, or an argument of the study itself."
+        )
     return examine(
         model,
         data,

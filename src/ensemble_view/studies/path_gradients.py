@@ -29,7 +29,7 @@ from ensemble_view.studies.path_measurement import (
 )
 from ensemble_view.studies.path_subject import gradient_subject, loss_name, pieces, placed
 from ensemble_view.studies.subject import Subject
-from ensemble_view.studies.untrained import calibrate_batchnorm, untrained_copy
+from ensemble_view.studies.untrained import untrained_net
 
 __all__ = ["GradientStudy", "Method", "gradients_by_length", "prepare_gradients"]
 
@@ -404,19 +404,10 @@ def _untrained(
     """The net before training, and how it was come by."""
     if isinstance(given, nn.Module):
         return given, "as it was given"
-    if subject.chain.model is None:
-        raise MeasurementError(
-            "A chain put together by hand has no model that could be initialised anew; give the "
-            "model, or measure the untrained chain by itself."
-        )
-    seed, how = measurement.seed, "built anew"
-    fresh = model.untrained(seed) if isinstance(model, Checkpoint) else None
-    if fresh is None:
-        fresh, how = untrained_copy(subject.chain.model, seed), "weights drawn anew by its modules"
     batch = next(iter(subject.portions[0][1].data.batches(measurement.batch_size)))
     inputs, _ = next(pieces(*batch, measurement.batch_size))
-    calibrate_batchnorm(fresh, placed(inputs, measurement.device))
-    return fresh, f"{how}, seed {seed}; BatchNorm, if any, with the first batch's statistics"
+    inputs = placed(inputs, measurement.device)
+    return untrained_net(model, subject.chain, inputs, measurement.seed)
 
 
 def _rehearsed(subject: Subject, measurement: Measurement, command: str | None) -> GradientStudy:

@@ -33,7 +33,7 @@ from ensemble_view.discovery import Granularity, unravel
 from ensemble_view.errors import DataError, DiscoveryError
 from ensemble_view.results import Provenance
 
-__all__ = ["Subject", "examine", "installed_versions", "text_for"]
+__all__ = ["Subject", "examine", "installed_versions", "open_for", "text_for"]
 
 _PACKAGES = ("ensemble-view", "torch", "torchvision", "numpy", "scipy", "pandas")
 
@@ -162,22 +162,36 @@ def text_for(
     return text.for_model(model)
 
 
-def _open(
-    data: Any,
+def open_for(
     model: nn.Module | Chain | Checkpoint,
-    module: nn.Module | None,
+    data: Any,
     *,
-    any_targets: bool,
-    tokenizer: Any,
-    length: int | None,
+    any_targets: bool = False,
+    tokenizer: Any = None,
+    length: int | None = None,
+    split: str = "test",
 ) -> Data:
+    """Open data as a model takes them.
+
+    Args:
+        model: As for :func:`examine`.
+        data: As for :func:`examine`.
+        any_targets: As for :func:`examine`.
+        tokenizer: As for :func:`examine`.
+        length: As for :func:`examine`.
+        split: Which part of data that are named and have parts.
+
+    Returns:
+        The data.
+    """
+    module = model.model if isinstance(model, Checkpoint | Chain) else model
     asked = tokenizer is not None or length is not None
     if asked or isinstance(data, TextData) or is_text(data):
-        return text_for(module, data, tokenizer=tokenizer, length=length)
+        return text_for(module, data, tokenizer=tokenizer, length=length, split=split)
     if isinstance(data, str):
         normalisation = model.normalisation if isinstance(model, Checkpoint) else None
         mean, std = normalisation or (None, None)
-        return open_data(data, mean=mean, std=std)
+        return open_data(data, mean=mean, std=std, split=split)
     if isinstance(data, Data):
         return data
     return TargetData(data) if any_targets else as_data(data)
@@ -236,7 +250,7 @@ def examine(
             for one of them, or comes apart differently.
     """
     module = model.model if isinstance(model, Checkpoint | Chain) else model
-    opened = _open(data, model, module, any_targets=any_targets, tokenizer=tokenizer, length=length)
+    opened = open_for(model, data, any_targets=any_targets, tokenizer=tokenizer, length=length)
     if limit is not None:
         opened = opened.subset(limit, seed)
     device = next((p.device for p in module.parameters()), "cpu") if module is not None else "cpu"

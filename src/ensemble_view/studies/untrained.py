@@ -9,10 +9,42 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ensemble_view.chain import arguments_of
+from ensemble_view.chain import Chain, arguments_of
+from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.errors import MeasurementError
 
-__all__ = ["calibrate_batchnorm", "untrained_copy"]
+__all__ = ["calibrate_batchnorm", "untrained_copy", "untrained_net"]
+
+
+def untrained_net(
+    model: nn.Module | Chain | Checkpoint, chain: Chain, inputs: Any, seed: int
+) -> tuple[nn.Module, str]:
+    """Give the net before training: built anew where that can be done, else drawn by its modules.
+
+    Args:
+        model: What the study was given.
+        chain: What was found in it.
+        inputs: Of one batch on the model's device, for the statistics of BatchNorm.
+        seed: Of the weights.
+
+    Returns:
+        The net in evaluation mode, and how it was come by.
+
+    Raises:
+        MeasurementError: If the chain was put together by hand, or how a parameter is initialised
+            cannot be told.
+    """
+    if chain.model is None:
+        raise MeasurementError(
+            "A chain put together by hand has no model that could be initialised anew; give the "
+            "model, or measure the untrained chain by itself."
+        )
+    how = "built anew"
+    fresh = model.untrained(seed) if isinstance(model, Checkpoint) else None
+    if fresh is None:
+        fresh, how = untrained_copy(chain.model, seed), "weights drawn anew by its modules"
+    calibrate_batchnorm(fresh, inputs)
+    return fresh, f"{how}, seed {seed}; BatchNorm, if any, with the first batch's statistics"
 
 
 def untrained_copy(model: nn.Module, seed: int) -> nn.Module:
