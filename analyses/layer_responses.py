@@ -225,7 +225,8 @@ def changed(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _norms(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norms
 
 
 def changes(chain: Chain, data: LabelledData, seed: int = SEED) -> dict[str, Floats]:
