@@ -412,10 +412,14 @@ def test_energy_of_54_linear_blocks_is_the_trace_of_the_second_moment():
     groups = 64
     drawn = _independent(linear_chain(branches), torch.ones(1, size).double(), groups, seed=0)
     error = drawn.std(0) / groups**0.5
-    heavy = expected > 1e-3 * expected.sum()
-    assert heavy.sum() > 8
     quantile = stats.t.isf(0.001 / 2 / len(expected), groups - 1)
-    assert ((drawn.mean(0) - expected).abs() <= quantile * error)[heavy].all()
+    within = (drawn.mean(0) - expected).abs() <= quantile * error + 1e-12 * expected
+    # The error of the longest lengths, which hold hardly any energy, is said not to be reliable.
+    reliable = drawn.median(0).values >= 0.8 * drawn.mean(0)
+    heavy = expected > 1e-3 * expected.sum()
+    assert within[reliable].all()
+    assert reliable[heavy].all()
+    assert heavy.sum() > 8
     assert (error < 0.1 * expected)[heavy].all()
 
 
