@@ -138,7 +138,7 @@ def duration(seconds: float) -> str:
         >>> duration(300)
         '5 minutes'
     """
-    if seconds < 1:
+    if seconds < 1.5:
         return "a second"
     if seconds < 90:
         return f"{seconds:.0f} seconds"
