@@ -582,7 +582,7 @@ def test_the_command_says_the_cost_and_saves_the_result(saved, tmp_path, capsys)
     assert printed.out.startswith("Reactions within 3 stages of 6 blocks on 8 examples: 15 block")
     loaded = ReactionResult.load(tmp_path / "out")
     assert loaded.table in printed.out
-    assert loaded.provenance.command.startswith("ensemble-view ")
+    assert loaded.provenance.command.startswith("ensemble-view")
     assert run("reaction", saved, "--limit", 8, "--json") == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["kind"] == "reaction"
