@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -226,7 +227,7 @@ def _cifar(path: Path | None, split: str) -> IndexedData:
         if "jpeg" not in arrays:
             return ensemble_view.open_data(path)
         stored, offsets, labels = arrays["jpeg"], arrays["offsets"], arrays["labels"]
-    files = (stored[start:end] for start, end in zip(offsets, offsets[1:], strict=False))
+    files = (stored[start:end] for start, end in itertools.pairwise(offsets))
     images = np.stack([np.array(Image.open(io.BytesIO(file.tobytes()))) for file in files])
     data = as_data((images, labels), name=path.stem)
     assert isinstance(data, IndexedData)
