@@ -2,23 +2,22 @@
 
 He et al. 2015 (arXiv 1512.03385), section 4.2: training and test error of plain nets, and of
 residual nets of both versions, by depth (degradation), and by the number of steps (early
-convergence). All nets are trained alike, several times, on the bundled digits; intervals are t
-intervals over the seeds. Nets of equal seed see the same images in the same order, shifted alike.
+convergence). All nets are trained alike, several times; intervals are t intervals over the seeds.
+Nets of equal seed see the same images in the same order, shifted alike.
 
-    python analyses/degradation.py
+    python analyses/degradation.py [--scale digits]
+    python analyses/degradation.py --scale cifar10-fast --train FILE --test FILE
 
-writes ``analyses/degradation/``: ``epochs.csv`` (every epoch of every run), ``settings.json``,
-``errors.csv`` (by depth), ``convergence.csv`` (early error), the figure and ``summary.md``. A run
-that is in ``epochs.csv`` is not trained again, so that it can be stopped and go on.
+writes ``analyses/degradation/`` (a folder in it for another scale than the digits):
+``epochs.csv`` (every epoch of every run), ``errors.csv`` (by depth), ``convergence.csv`` (early
+error), the figure and ``summary.md``. About 35 minutes on one CPU core, less what is trained
+already.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
-import platform
+import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,101 +26,75 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from scipy import stats
+from reporting import in_points, made_by, markdown_table, t_interval, write
+from trained_nets import Scale, chosen_scale, folder_of, scale_options
 
-import ensemble_view
-from ensemble_view.figures import FULL_WIDTH, paper_style, save_figure
-from ensemble_view.training import train
-from ensemble_view.training.recipe import Recipe
+from ensemble_view.figures import FULL_WIDTH, paper_style
 
 KINDS = {"plain": "plain{}", "version 1": "resnet{}", "version 2": "resnet{}v2"}
-DEPTHS = (8, 20, 32, 56)
-PLANNED = 5
-SEEDS = (0, 1, 2)
-"""Of those planned, as many as there was time for."""
-# He et al.'s schedule, which stays at one rate for the first half, so that early steps can be
-# compared; too few epochs for the best accuracy, equally many for all.
-RECIPE = Recipe(epochs=20, batch_size=64, warmup_epochs=0.0, schedule="steps")
-EARLY = 5
+DEPTHS = {"digits": (8, 20, 32, 56), "cifar10": (20, 32, 44, 56, 110), "cifar10-fast": (20,)}
+KINDS_OF = {"cifar10-fast": ("plain", "version 1")}
+"""Fewer kinds where there is little time."""
+EARLY = 10
 """Epochs whose mean test error says how soon a net learns."""
 
 RUN = ["kind", "depth", "seed"]
 
 
 def run(
-    folder: Path,
-    *,
-    depths: Sequence[int] = DEPTHS,
-    seeds: Sequence[int] = SEEDS,
-    recipe: Recipe = RECIPE,
-    limit: int | None = None,
+    folder: Path, scale: Scale, *, depths: Sequence[int], kinds: Sequence[str] = tuple(KINDS)
 ) -> pd.DataFrame:
     """Train what is missing, and write tables, figure and summary.
 
     Args:
         folder: Where to write.
+        scale: Data, recipe and seeds.
         depths: Depths of the nets.
-        seeds: One run of each net per seed.
-        recipe: How all are trained, but for the seed.
-        limit: At most so many training images.
+        kinds: Which kinds of nets.
 
     Returns:
         A row per run and epoch.
     """
-    torch.set_num_threads(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "epochs.csv"
-    _check_settings(folder / "settings.json", recipe, limit, anew=not file.exists())
-    table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=RUN)
-    for seed in seeds:
-        for depth in depths:
-            for kind, pattern in KINDS.items():
-                done = (table["kind"] == kind) & (table["depth"] == depth) & (table["seed"] == seed)
-                if not done.any():
-                    rows = _train(kind, depth, pattern.format(depth), seed, recipe, limit)
-                    table = rows if table.empty else pd.concat([table, rows], ignore_index=True)
-                    table.to_csv(file, index=False)
-                    last = rows.iloc[-1]
-                    print(f"{kind} {depth}, seed {seed}: test error {last['test_error']:.2%}")
-    chosen = table[table["depth"].isin(depths) & table["seed"].isin(seeds)]
-    errors, convergence = by_depth(chosen), early(chosen)
-    errors.to_csv(folder / "errors.csv", index=False)
-    convergence.to_csv(folder / "convergence.csv", index=False)
-    figure = draw(chosen, errors)
-    for suffix in ("pdf", "png"):
-        save_figure(figure, folder / f"degradation.{suffix}")
-    (folder / "summary.md").write_text(_summary(errors, convergence, recipe, len(set(seeds))))
-    return chosen
+    table = pd.concat(
+        [
+            epochs_of(scale, kind, depth, seed)
+            for seed in scale.seeds
+            for depth in depths
+            for kind in kinds
+        ],
+        ignore_index=True,
+    )
+    errors, convergence = by_depth(table), early(table)
+    write(
+        folder,
+        {"epochs": table, "errors": errors, "convergence": convergence},
+        {"degradation": draw(table, errors)},
+        summary(scale, errors, convergence),
+    )
+    return table
 
 
-def _check_settings(file: Path, recipe: Recipe, limit: int | None, *, anew: bool) -> None:
-    """Refuse to go on with runs that were trained otherwise."""
-    settings = {"recipe": asdict(recipe), "limit": limit}
-    if anew:
-        file.write_text(json.dumps(settings, indent=2) + "\n")
-    elif json.loads(file.read_text()) != settings:
-        raise ensemble_view.EnsembleViewError(
-            f"The runs in {file.parent} were trained otherwise, as {file.name} says: expected the "
-            "recipe of this run; choose another folder, or delete them."
-        )
+def epochs_of(scale: Scale, kind: str, depth: int, seed: int) -> pd.DataFrame:
+    """Return how the training of a net went, training it if need be.
 
+    Args:
+        scale: Data and recipe.
+        kind: One of `KINDS`.
+        depth: The net's depth.
+        seed: Seed of its training.
 
-def _train(
-    kind: str, depth: int, architecture: str, seed: int, recipe: Recipe, limit: int | None
-) -> pd.DataFrame:
-    data = ensemble_view.open_data("digits", split="train", limit=limit)
-    test = ensemble_view.open_data("digits")
-    made = train(architecture, data, test, recipe=replace(recipe, seed=seed))
-    record = made.training or {}
-    assert made.normalisation is not None
-    mean, std = made.normalisation
-    known = data.with_normalisation(mean, std)
+    Returns:
+        A row per epoch; the last one has the error on the training images as they are, measured
+        in evaluation.
+    """
+    made = scale.net(KINDS[kind].format(depth), seed)
+    history = (made.training or {})["history"]
+    per_epoch = len(torch.split(torch.arange(len(scale.train)), scale.recipe.batch_size))
     with torch.no_grad():
         wrong = [
             int((made.model(inputs).argmax(1) != labels).sum())
-            for inputs, labels in known.batches(256)
+            for inputs, labels in scale.train.batches(256)
         ]
-    per_epoch = len(torch.split(torch.arange(len(data)), recipe.batch_size))
     rows = [
         {
             "kind": kind,
@@ -133,26 +106,10 @@ def _train(
             "test_error": 1 - entry["test_accuracy"],
             "training_error": np.nan,
         }
-        for entry in record["history"]
+        for entry in history
     ]
-    rows[-1]["training_error"] = sum(wrong) / len(data)
+    rows[-1]["training_error"] = sum(wrong) / len(scale.train)
     return pd.DataFrame(rows)
-
-
-def interval(values: pd.Series[float]) -> tuple[float, float, float]:
-    """Return mean and t interval over the seeds.
-
-    Args:
-        values: One per seed.
-
-    Returns:
-        Mean, lower and upper end at 95 %; of one value, no interval.
-    """
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return mean, np.nan, np.nan
-    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5)
-    return mean, mean - half, mean + half
 
 
 def by_depth(table: pd.DataFrame) -> pd.DataFrame:
@@ -169,7 +126,7 @@ def by_depth(table: pd.DataFrame) -> pd.DataFrame:
     for (kind, depth), runs in last.groupby(["kind", "depth"], sort=False):
         row: dict[str, object] = {"kind": kind, "depth": depth, "seeds": len(runs)}
         for name in ("training_error", "test_error"):
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = interval(runs[name])
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = t_interval(runs[name])
         rows.append(row)
     return pd.DataFrame(rows).sort_values(["kind", "depth"], ignore_index=True)
 
@@ -188,12 +145,8 @@ def early(table: pd.DataFrame) -> pd.DataFrame:
     errors = first.groupby(RUN)["test_error"].mean().unstack("kind")
     rows = []
     for depth, runs in errors.groupby("depth"):
-        for one, other in (
-            ("plain", "version 1"),
-            ("plain", "version 2"),
-            ("version 1", "version 2"),
-        ):
-            difference, low, high = interval(runs[one] - runs[other])
+        for one, other in itertools.combinations([kind for kind in KINDS if kind in runs], 2):
+            difference, low, high = t_interval(runs[one] - runs[other])
             rows.append(
                 {
                     "depth": depth,
@@ -218,16 +171,15 @@ def draw(table: pd.DataFrame, errors: pd.DataFrame) -> Figure:
         errors: A row per kind and depth.
 
     Returns:
-        Three panels.
+        Three panels; two of nets of one depth.
     """
     depths = sorted(errors["depth"].unique())
+    shown = sorted({depths[min(1, len(depths) - 1)], depths[-1]})
     with paper_style():
         figure = Figure(figsize=(FULL_WIDTH, 2.5), layout="constrained")
-        axes = figure.subplots(1, 3, sharey=True)
+        axes = figure.subplots(1, 1 + len(shown), sharey=True)
         _by_depth(axes[0], errors)
-        for axis, depth in zip(
-            axes[1:], (depths[min(1, len(depths) - 1)], depths[-1]), strict=True
-        ):
+        for axis, depth in zip(axes[1:], shown, strict=True):
             _by_step(axis, table[table["depth"] == depth])
             axis.set_title(f"depth {depth}", fontsize=8)
         axes[0].set_ylabel("error")
@@ -241,6 +193,8 @@ def draw(table: pd.DataFrame, errors: pd.DataFrame) -> Figure:
 def _by_depth(axis: Axes, errors: pd.DataFrame) -> None:
     for index, kind in enumerate(KINDS):
         rows = errors[errors["kind"] == kind]
+        if rows.empty:
+            continue
         for name, style in (("test_error", "-"), ("training_error", ":")):
             label = kind if name == "test_error" else f"{kind}, training"
             axis.plot(rows["depth"], rows[name], style, color=f"C{index}", marker="o", ms=2.5, lw=1,
@@ -255,59 +209,112 @@ def _by_depth(axis: Axes, errors: pd.DataFrame) -> None:
 def _by_step(axis: Axes, table: pd.DataFrame) -> None:
     for index, kind in enumerate(KINDS):
         rows = table[table["kind"] == kind].sort_values("step")
+        if rows.empty:
+            continue
         at = rows["step"].unique()
-        found = np.array([interval(rows[rows["step"] == step]["test_error"]) for step in at])
+        found = np.array([t_interval(rows[rows["step"] == step]["test_error"]) for step in at])
         axis.plot(at, found[:, 0], color=f"C{index}", lw=1)
         low, high = found[:, 1].clip(0, 1), found[:, 2].clip(0, 1)
         axis.fill_between(at, low, high, color=f"C{index}", alpha=0.15, lw=0)
     axis.set_xlabel("steps")
 
 
-def _percent(row: pd.Series[float], name: str, low: str, high: str) -> str:
-    return f"{100 * row[name]:.1f} [{100 * row[low]:.1f}, {100 * row[high]:.1f}]"
+def summary(scale: Scale, errors: pd.DataFrame, convergence: pd.DataFrame) -> list[str]:
+    """Say what was found.
 
+    Args:
+        scale: Data, recipe and seeds.
+        errors: A row per kind and depth.
+        convergence: A row per depth and pair of kinds.
 
-def _summary(errors: pd.DataFrame, convergence: pd.DataFrame, recipe: Recipe, seeds: int) -> str:
+    Returns:
+        The lines of summary.md.
+    """
+    command = "python analyses/degradation.py"
+    if scale.name != "digits":
+        command += f" --scale {scale.name}"
     lines = [
-        "# Degradation and early convergence on the digits",
+        "# Degradation and early convergence",
         "",
-        f"Made by `python analyses/degradation.py` on {datetime.date.today()}, one CPU thread of "
-        f"{platform.processor() or platform.machine()}; ensemble_view {ensemble_view.__version__}, "
-        f"torch {torch.__version__}. {seeds} seeds of {PLANNED} planned, the others left out for "
-        f"want of time; {recipe.epochs} epochs in batches of "
-        f"{recipe.batch_size}, learning rate {recipe.learning_rate} without warm-up, a tenth after "
-        "half and again after three quarters, images shifted by one pixel at random; one recipe "
-        "for all, chosen for none. Brackets: 95 % t intervals over the seeds, in points.",
+        f"{made_by(command, scale.device)} {scale.words} Brackets: 95 % t intervals over the "
+        "seeds, in points.",
         "",
         "Error of the trained nets in per cent, on the training images (as they are) and on the "
         "test images:",
         "",
-        "| net | depth | training | test |",
-        "|---|---|---|---|",
-    ]
-    for _, row in errors.iterrows():
-        lines.append(
-            f"| {row['kind']} | {row['depth']} "
-            f"| {_percent(row, 'training_error', 'training_error_low', 'training_error_high')} "
-            f"| {_percent(row, 'test_error', 'test_error_low', 'test_error_high')} |"
-        )
-    lines += [
+        *markdown_table(
+            ("net", "depth", "training", "test"),
+            [
+                (row["kind"], row["depth"], _ends(row, "training_error"), _ends(row, "test_error"))
+                for _, row in errors.iterrows()
+            ],
+        ),
         "",
-        f"Test error, mean of the first {EARLY} epochs, and its difference paired by seed:",
-        "",
-        "| depth | first | second | error of first | of second | difference |",
-        "|---|---|---|---|---|---|",
+        *verdicts(errors),
     ]
-    for _, row in convergence.iterrows():
-        lines.append(
-            f"| {row['depth']} | {row['first']} | {row['second']} "
-            f"| {100 * row['first_error']:.1f} | {100 * row['second_error']:.1f} "
-            f"| {_percent(row, 'difference', 'low', 'high')} |"
-        )
-    return "\n".join([*lines, "", "![Error by depth and by step](degradation.png)"]) + "\n"
+    if len(convergence):
+        lines += [
+            "",
+            f"Test error, mean of the first {EARLY} epochs, and its difference paired by seed:",
+            "",
+            *markdown_table(
+                ("depth", "first", "second", "error of first", "of second", "difference"),
+                [
+                    (
+                        row["depth"],
+                        row["first"],
+                        row["second"],
+                        f"{100 * row['first_error']:.1f}",
+                        f"{100 * row['second_error']:.1f}",
+                        in_points((row["difference"], row["low"], row["high"])),
+                    )
+                    for _, row in convergence.iterrows()
+                ],
+            ),
+        ]
+    return [*lines, "", "![Error by depth and by step](degradation.png)"]
+
+
+def verdicts(errors: pd.DataFrame) -> list[str]:
+    """Say of each kind whether the deepest net has a larger error than the best shallower one.
+
+    Args:
+        errors: A row per kind and depth.
+
+    Returns:
+        A sentence per kind with more than one depth.
+    """
+    said = []
+    for kind, rows in errors.groupby("kind", sort=False):
+        if len(rows) < 2:
+            continue
+        deepest = rows.iloc[rows["depth"].argmax()]
+        others = rows[rows["depth"] < deepest["depth"]]
+        best = others.iloc[others["training_error"].argmin()]
+        if deepest["training_error_low"] > best["training_error_high"]:
+            said.append(
+                f"{str(kind).capitalize()} degrades: at depth {deepest['depth']} the training "
+                f"error is above that at depth {best['depth']}, their intervals apart."
+            )
+        else:
+            said.append(
+                f"{str(kind).capitalize()} is not seen to degrade: the interval of the training "
+                f"error at depth {deepest['depth']} is not above that at depth {best['depth']}."
+            )
+    return said
+
+
+def _ends(row: pd.Series[float], name: str) -> str:
+    return in_points((row[name], row[f"{name}_low"], row[f"{name}_high"]))
 
 
 if __name__ == "__main__":
-    target = Path(__file__).with_suffix("")
-    run(target)
+    chosen = chosen_scale(scale_options(__doc__).parse_args())
+    target = folder_of(__file__, chosen)
+    run(
+        target,
+        chosen,
+        depths=DEPTHS[chosen.name],
+        kinds=KINDS_OF.get(chosen.name, tuple(KINDS)),
+    )
     print((target / "summary.md").read_text())

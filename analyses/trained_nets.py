@@ -170,6 +170,25 @@ def error(made: Checkpoint) -> float:
     return 1.0 - float((made.training or {})["test_accuracy"])
 
 
+def folder_of(file: str, scale: Scale) -> Path:
+    """Return where an analysis writes at a scale.
+
+    Args:
+        file: The analysis's own ``__file__``.
+        scale: What it runs at.
+
+    Returns:
+        The folder of its name; within it one per scale, but for the digits.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> folder_of("analyses/shortcuts.py", SimpleNamespace(name="cifar10")).as_posix()
+        'analyses/shortcuts/cifar10'
+    """
+    folder = Path(file).with_suffix("")
+    return folder if scale.name == "digits" else folder / scale.name
+
+
 def scale_options(description: str | None) -> argparse.ArgumentParser:
     """Return the options that say at what scale an analysis runs.
 

@@ -357,7 +357,8 @@ def test_the_figure_shows_and_names_what_was_measured(everything, chain):
     for name, span in everything.effective.items():
         assert shares[f"_{name}, 95 %"][0] == [span.low, span.high]
     labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
-    assert labels == ["norm of the sum", "projected", "energy", "paths × mean norm"]
+    named = ["norm of the sum", "projected", "energy", "paths × mean norm"]
+    assert labels == [*named, "bars above: 95 %"]
     alone = gradients_by_length(chain, make_data()).plot()
     assert set(lines_of(alone, 0)) == {"norm of the sum"}
 

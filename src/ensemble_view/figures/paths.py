@@ -72,6 +72,7 @@ def gradients_figure(result: GradientsByLength) -> Figure:
             _draw_untrained(result.untrained, sizes, shares, colours)
         shares.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
         shares.set_ylabel("Share of the weighting (%)")
+        shares.plot([], [], color="0.5", linewidth=2, label="bars above: 95 %")
         shares.legend(frameon=False)
         for axes in (sizes, shares):
             axes.set_xlabel("Path length (branches)")
@@ -131,7 +132,8 @@ def paths_figure(result: PathCounts) -> Figure:
         counts.bar(
             range(len(result.blocks.counts)), result.shares, width=0.8, color=colour, linewidth=0
         )
-        counts.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+        # As many decimals as the step needs: shares may be of tens of per cent or of hundredths.
+        counts.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
         counts.set_ylabel("Paths (%)")
         counts.set_xlabel("Path length (branches)")
         colours = sns.color_palette("colorblind", len(result.surviving))
