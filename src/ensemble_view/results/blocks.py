@@ -25,7 +25,9 @@ class BlockRow:
 
     Every measure has its limits under its name with ``_low`` and ``_high``: t intervals over
     examples; of ``head_accuracy`` Wilson's, of text a t interval over sequences. None stands for
-    what is undefined.
+    what is undefined. The two gradients are skewed (of a well-trained net few examples carry most
+    of them), so that their limits hold less often than said, much less with few examples; what is
+    relative (``branch_share``, ``norm_ratio``, ``cosine``) is not.
 
     Attributes:
         block: its index.
