@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import torchvision
 import transformers
+from reporting import processor
 from torch import Tensor, nn
 
 import ensemble_view
@@ -111,7 +112,7 @@ def _summary(found: dict[str, Overhead]) -> str:
         "# The engine against the models' own eager blocks",
         "",
         f"Made by `python analyses/engine_overhead.py` on {datetime.date.today()}, "
-        f"{_processor()}, {os.cpu_count()} cores of which one thread is used, seed {SEED}, random "
+        f"{processor()}, {os.cpu_count()} cores of which one thread is used, seed {SEED}, random "
         f"weights, batches of {some.batch_size}; ensemble_view {ensemble_view.__version__}, torch "
         f"{torch.__version__}, torchvision {torchvision.__version__}, transformers "
         f"{transformers.__version__}, Python {platform.python_version()}.",
@@ -140,15 +141,6 @@ def _summary(found: dict[str, Overhead]) -> str:
     for name, blocks in left_out.items():
         lines.append(f"\nLeft out of {name}: {', '.join(blocks)}, which no one module is.")
     return "\n".join(lines) + "\n"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

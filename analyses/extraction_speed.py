@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from reporting import processor
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -132,7 +133,7 @@ def _summary(
         "# What is left of a net against the whole",
         "",
         f"Made by `python analyses/extraction_speed.py` on {datetime.date.today()}, "
-        f"{_processor()}, {os.cpu_count()} cores of which one thread is used; {name} "
+        f"{processor()}, {os.cpu_count()} cores of which one thread is used; {name} "
         f"({blocks} blocks), batches of {batch} images of standard normal numbers, seed {SEED} of "
         f"images and of the blocks drawn; ensemble_view {ensemble_view.__version__}, torch "
         f"{torch.__version__}, Python {platform.python_version()}.",
@@ -155,15 +156,6 @@ def _summary(
         for one in found
     ]
     return "\n".join(lines) + "\n"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ nets are measured. Writes ``analyses/layer_responses/``: ``responses.csv`` (by l
 from __future__ import annotations
 
 import datetime
-import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from reporting import processor
 from torch import Tensor, nn
 
 import ensemble_view
@@ -396,7 +396,7 @@ def _summary(layers: pd.DataFrame, blocks: pd.DataFrame) -> str:
         "# Responses of layers, and the residual function as an amplifier",
         "",
         f"Made by `python analyses/layer_responses.py` on {datetime.date.today()}, one CPU thread "
-        f"of {platform.processor() or platform.machine()}, seed {SEED}; ensemble_view "
+        f"of {processor()}, seed {SEED}; ensemble_view "
         f"{ensemble_view.__version__}, torch {torch.__version__}. {layers['examples'].max()} "
         f"class-balanced test images per net: of CIFAR-10, exact ones (`{IMAGES}`), for the "
         "published nets; of the digits for the bundled ones. Brackets: 95 % t intervals over the "

@@ -13,16 +13,15 @@ minutes on one CPU core.
 from __future__ import annotations
 
 import datetime
-import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from reporting import cpu_seconds, processor
 
 import ensemble_view
 from ensemble_view import GradientsByLength
@@ -55,20 +54,6 @@ class Timed:
     seconds: float
     ratios: tuple[float, ...]
     result: GradientsByLength
-
-
-def cpu(run: Callable[[], object]) -> float:
-    """Time something.
-
-    Args:
-        run: What is timed.
-
-    Returns:
-        CPU seconds.
-    """
-    started = time.process_time()
-    run()
-    return time.process_time() - started
 
 
 def run(
@@ -114,11 +99,11 @@ def run(
         passes, seconds = [], []
         for _ in range(times):
             # Before and after, so that a drift of the machine's speed meets both.
-            before = statistics.median(cpu(backward) for _ in range(3))
+            before = statistics.median(cpu_seconds(backward) for _ in range(3))
             started = time.process_time()
             result = study.run()
             seconds.append(time.process_time() - started)
-            passes.append((before + statistics.median(cpu(backward) for _ in range(3))) / 2)
+            passes.append((before + statistics.median(cpu_seconds(backward) for _ in range(3))) / 2)
         ratios = tuple(one / other for one, other in zip(seconds, passes, strict=True))
         found[method] = Timed(statistics.median(seconds), ratios, result)
         print(f"{method}: {found[method].seconds:.2f} s, {statistics.median(ratios):.1f} passes")
@@ -164,7 +149,7 @@ def _summary(found: dict[str, Timed], both: GradientsByLength, batch: int) -> st
         "# All paths of a ResNet-56, exactly, and 100 per length",
         "",
         f"Made by `python analyses/path_gradients.py` on {datetime.date.today()}, one CPU thread "
-        f"of {platform.processor() or platform.machine()}, images that went through JPEG, seed "
+        f"of {processor()}, images that went through JPEG, seed "
         f"{SEED}; ensemble_view {ensemble_view.__version__}, torch {torch.__version__}. One batch "
         f"of {batch}, {2**both.blocks:,} paths through {both.blocks} blocks, gradient of "
         "each example's cross-entropy at the first block's input.",

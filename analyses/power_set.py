@@ -16,13 +16,13 @@ import datetime
 import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from reporting import cpu_seconds
 from torch import Tensor
 
 import ensemble_view
@@ -91,20 +91,6 @@ def naive(chain: Chain, blocks: Sequence[int], images: Tensor, labels: Tensor) -
         measure.rows(chain.head(x, context), reference)
 
 
-def cpu(run: Callable[[], object]) -> float:
-    """Time something.
-
-    Args:
-        run: What is timed.
-
-    Returns:
-        CPU seconds.
-    """
-    started = time.process_time()
-    run()
-    return time.process_time() - started
-
-
 def timed(name: str, chain: Chain, only: str | None, batch: tuple[Tensor, Tensor]) -> Timed:
     """Time the engine against the loop, in turn.
 
@@ -125,7 +111,9 @@ def timed(name: str, chain: Chain, only: str | None, batch: tuple[Tensor, Tensor
     try:
         with torch.inference_mode():
             for _ in range(ROUNDS):
-                rounds.append((cpu(study.run), cpu(lambda: naive(chain, blocks, *batch))))
+                rounds.append(
+                    (cpu_seconds(study.run), cpu_seconds(lambda: naive(chain, blocks, *batch)))
+                )
     finally:
         torch.set_num_threads(threads)
     cost = study.experiment.engine.cost

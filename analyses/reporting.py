@@ -1,10 +1,11 @@
-"""What the summaries of analyses share: intervals over seeds, where a table was made, the files."""
+"""What analyses share: intervals over seeds, times, where a summary was made, the files."""
 
 from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,30 @@ def in_points(interval: Sequence[float]) -> str:
     return f"{value:.1f}" if np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
+def processor() -> str:
+    """Return the processor's name, as the operating system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """Time something.
+
+    Args:
+        run: What is timed.
+
+    Returns:
+        CPU seconds of this process.
+    """
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
 def made_by(command: str, device: str = "cpu") -> str:
     """Say where and when a summary was made.
 
@@ -66,7 +91,7 @@ def made_by(command: str, device: str = "cpu") -> str:
         One sentence: command, date, hardware, versions.
     """
     hardware = (
-        f"one CPU thread of {platform.processor() or platform.machine()}"
+        f"one CPU thread of {processor()}"
         if device == "cpu"
         else torch.cuda.get_device_name(device)
     )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+import extraction_speed
 import pytest
 import torch
 import torchvision
@@ -471,17 +469,11 @@ def test_it_can_be_copied_and_moved_to_single_precision():
     assert error(twin(BATCH.float()).double(), net(BATCH)) <= 1e-4
 
 
-def test_the_speed_of_what_is_left_is_written_down_beside_its_operations(tmp_path, monkeypatch):
-    file = Path(__file__).resolve().parents[1] / "analyses" / "extraction_speed.py"
-    specification = importlib.util.spec_from_file_location("extraction_speed", file)
-    analysis = importlib.util.module_from_spec(specification)
-    # Dataclasses look their module up there.
-    monkeypatch.setitem(sys.modules, specification.name, analysis)
-    specification.loader.exec_module(analysis)
+def test_the_speed_of_what_is_left_is_written_down_beside_its_operations(tmp_path):
     save_checkpoint(tmp_path / "net.pt", build("resnet20,width=4"), architecture="resnet20,width=4")
     checkpoint = load_checkpoint(tmp_path / "net.pt")
     wake(checkpoint.model).float()
-    _, found = analysis.run(tmp_path, checkpoint, counts=(3,), batch=2, rounds=2)
+    _, found = extraction_speed.run(tmp_path, checkpoint, counts=(3,), batch=2, rounds=2)
     assert [one.kind for one in found] == ["ResNet", "Extracted"]
     for one in found:
         left = extract(checkpoint.model, parse_interventions(one.deleted), checkpoint.example())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
+import engine_overhead
 import pytest
 import torch
 from torchvision.models import VisionTransformer
@@ -17,8 +15,6 @@ from ensemble_view.plan import bind
 from layers import wake
 from nets import RootLoop
 from state import unchanged
-
-ANALYSIS = Path(__file__).resolve().parents[1] / "analyses" / "engine_overhead.py"
 
 
 class Counting(torch.nn.Module):
@@ -111,11 +107,8 @@ def test_a_chain_from_parts_has_no_eager_blocks():
 
 def test_the_committed_command_writes_its_summary(tmp_path):
     pytest.importorskip("transformers", reason="needs the extra transformers")
-    specification = importlib.util.spec_from_file_location("engine_overhead", ANALYSIS)
-    analysis = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(analysis)
-    models = {"GPT-2 of two layers": lambda batch: analysis.language_model(batch, 2, 8)}
-    found = analysis.run(tmp_path, models, batch=2, rounds=1)
+    models = {"GPT-2 of two layers": lambda batch: engine_overhead.language_model(batch, 2, 8)}
+    found = engine_overhead.run(tmp_path, models, batch=2, rounds=1)
     (figures,) = found.values()
     # Two layers: the full net, its first (also its middle) and its last layer deleted.
     assert figures.block_evaluations == 2 + 1
