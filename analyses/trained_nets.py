@@ -256,8 +256,14 @@ def _cifar(path: Path | None, split: str) -> IndexedData:
 if __name__ == "__main__":
     parser = scale_options(__doc__)
     parser.add_argument("architectures", nargs="+", metavar="ARCHITECTURE")
+    parser.add_argument(
+        "--keep", type=int, nargs="+", metavar="EPOCH", help="keep the nets after these epochs, too"
+    )
     options = parser.parse_args()
     scale = chosen_scale(options)
     for seed in scale.seeds:
         for architecture in options.architectures:
-            scale.net(architecture, seed)
+            if options.keep:
+                scale.nets_of_training(architecture, seed, options.keep)
+            else:
+                scale.net(architecture, seed)
