@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from published import RESNET56
 from reporting import processor
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,8 +35,6 @@ from ensemble_view import Chain, Checkpoint, Delete
 from ensemble_view.bench.conditions import cpu_seconds, one_thread
 from ensemble_view.plan import bind
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-CHECKPOINT = SHARED / "checkpoints" / "resnet56-4bfd9763.th"
 COUNTS = (9, 18)
 SEED = 0
 BATCH = 64
@@ -161,7 +160,7 @@ def _summary(
 if __name__ == "__main__":
     if not ALLOCATOR.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else CHECKPOINT
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else RESNET56
     target = Path(__file__).with_suffix("")
     run(target, ensemble_view.load_checkpoint(source))
     print((target / "summary.md").read_text())

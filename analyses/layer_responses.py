@@ -34,6 +34,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from published import MEAN, SHARED, STD
 from reporting import processor
 from torch import Tensor, nn
 
@@ -42,12 +43,9 @@ from ensemble_view import Chain, LabelledData
 from ensemble_view.figures import FULL_WIDTH, paper_style, save_figure
 from ensemble_view.statistics.student import student_interval
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 IMAGES = "cifar10_test_lossless.npz"
 BUNDLED = ("digits-resnet110", "digits-resnet110v2")
 PLAIN = ("digits-plain32", "digits-vgg15")
-# That the published checkpoints were trained with.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LIMIT = 300
 BATCH = 50
 SEED = 0

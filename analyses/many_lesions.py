@@ -14,22 +14,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from published import IMAGES, RESNET56, images_of
+
 import ensemble_view
 from ensemble_view.figures import save_figure
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-CHECKPOINT = SHARED / "checkpoints" / "resnet56-4bfd9763.th"
-IMAGES = SHARED / "data" / "cifar10_test.npz"
-# That the checkpoint was trained with.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LIMIT = 100
 COMMAND = "python analyses/many_lesions.py"
 
 
 def run(
     folder: Path,
-    checkpoint: Path = CHECKPOINT,
-    images: Path = IMAGES,
+    checkpoint: Path = RESNET56,
+    images: Path | str = IMAGES,
     *,
     count: str = "1-20",
     trials: int = 50,
@@ -40,7 +37,7 @@ def run(
     Args:
         folder: Where to write.
         checkpoint: Of the net.
-        images: Test images as an ``.npz`` file.
+        images: Test images, by name or as an ``.npz`` file.
         count: Numbers of blocks to delete.
         trials: Subsets per number.
         limit: At most so many images, class-balanced.
@@ -48,9 +45,10 @@ def run(
     Returns:
         The result.
     """
+    net = ensemble_view.load_checkpoint(checkpoint)
     result = ensemble_view.many(
-        ensemble_view.load_checkpoint(checkpoint),
-        ensemble_view.open_data(images, mean=MEAN, std=STD, limit=limit),
+        net,
+        images_of(net, images, limit),
         count=count,
         trials=trials,
         command=COMMAND,

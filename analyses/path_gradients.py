@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from published import IMAGES, RESNET56, images_of
 from reporting import cpu_seconds, processor
 
 import ensemble_view
@@ -29,11 +30,6 @@ from ensemble_view.results.gradients import GradientCost
 from ensemble_view.studies import prepare_gradients
 from ensemble_view.studies.path_gradients import Method
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-CHECKPOINT = SHARED / "checkpoints" / "resnet56-4bfd9763.th"
-IMAGES = SHARED / "data" / "cifar10_test.npz"
-# That the checkpoint was trained with.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEED = 0
 BATCH = 64
 ROUNDS = 5
@@ -58,8 +54,8 @@ class Timed:
 
 def run(
     folder: Path,
-    checkpoint: Path = CHECKPOINT,
-    images: Path = IMAGES,
+    checkpoint: Path = RESNET56,
+    images: Path | str = IMAGES,
     *,
     batch: int = BATCH,
     rounds: int = ROUNDS,
@@ -80,8 +76,7 @@ def run(
     """
     torch.set_num_threads(1)
     net = ensemble_view.load_checkpoint(checkpoint)
-    mean, std = net.normalisation or (MEAN, STD)
-    data = ensemble_view.open_data(str(images), mean=mean, std=std).subset(batch, SEED)
+    data = images_of(net, images, batch, SEED)
     x, labels = next(data.batches(batch))
     x.requires_grad_()
     loss = F.cross_entropy(net.model.eval()(x), labels, reduction="sum")

@@ -13,7 +13,6 @@ each of the model's own modules with omitted blocks skipped, in the same process
 from __future__ import annotations
 
 import datetime
-import platform
 import statistics
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from reporting import cpu_seconds
+from published import CHECKPOINTS, IMAGES, images_of
+from reporting import cpu_seconds, processor
 from torch import Tensor
 
 import ensemble_view
@@ -36,11 +36,6 @@ from ensemble_view.studies.power_set import prepare_power_set
 from ensemble_view.training import train
 from ensemble_view.training.recipe import Recipe
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-CHECKPOINTS = SHARED / "checkpoints"
-IMAGES = SHARED / "data" / "cifar10_test.npz"
-# That the checkpoints were trained with.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEED = 0
 LIMITS = {"resnet32": 200, "resnet56": 500}
 BATCH = 64
@@ -153,8 +148,8 @@ def run(folder: Path, checkpoints: Path = CHECKPOINTS, images: Path = IMAGES) ->
 
     def cifar(name: str) -> tuple[ensemble_view.Checkpoint, ensemble_view.LabelledData]:
         (file,) = checkpoints.glob(f"{name}-*.th")
-        data = ensemble_view.open_data(images, mean=MEAN, std=STD, limit=LIMITS[name], seed=SEED)
-        return ensemble_view.load_checkpoint(file, architecture=f"cifar:{name}"), data
+        net = ensemble_view.load_checkpoint(file, architecture=f"cifar:{name}")
+        return net, images_of(net, images, LIMITS[name], SEED)
 
     command = "python analyses/power_set.py"
     with TemporaryDirectory() as scratch:
@@ -204,7 +199,7 @@ def page(said: Sequence[str], times: Sequence[Timed]) -> str:
         [
             "# All subnetworks, and all pairs\n",
             f"Made by `python analyses/power_set.py` on {datetime.date.today()}, one CPU thread "
-            f"({platform.machine()}), torch {torch.__version__}, seed {SEED}. The digits-resnet20 "
+            f"of {processor()}, torch {torch.__version__}, seed {SEED}. The digits-resnet20 "
             "was trained for it (30 epochs); resnet32 and resnet56 are published CIFAR-10 nets, on "
             f"{LIMITS['resnet32']} and {LIMITS['resnet56']} class-balanced test images that went "
             "through JPEG.\n",

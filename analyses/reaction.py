@@ -12,24 +12,18 @@ minutes on one CPU core.
 from __future__ import annotations
 
 import datetime
-import platform
 import sys
 from pathlib import Path
 
 import torch
+from published import IMAGES, RESNET32, RESNET56, images_of
+from reporting import processor
 
 import ensemble_view
 from ensemble_view import DoseResult, ReactionResult, dose_response, reaction
 from ensemble_view.figures import save_figure
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-NETS = {
-    "resnet32": SHARED / "checkpoints" / "resnet32-d509ac18.th",
-    "resnet56": SHARED / "checkpoints" / "resnet56-4bfd9763.th",
-}
-IMAGES = SHARED / "data" / "cifar10_test.npz"
-# That the checkpoints were trained with.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NETS = {"resnet32": RESNET32, "resnet56": RESNET56}
 SEED = 0
 LIMIT = 150
 DRAWS = 3
@@ -60,8 +54,7 @@ def run(
     doses: DoseResult | None = None
     for name, path in nets.items():
         net = ensemble_view.load_checkpoint(path)
-        mean, std = net.normalisation or (MEAN, STD)
-        data = ensemble_view.open_data(str(images), mean=mean, std=std).subset(limit, SEED)
+        data = images_of(net, images, limit, SEED)
         found[name] = reaction(net, data, seed=SEED)
         print(f"{name}: reactions in {found[name].seconds:.0f} s", flush=True)
         _write(folder, f"reaction-{name}", found[name])
@@ -89,7 +82,7 @@ def _summary(found: dict[str, ReactionResult], doses: DoseResult, dosed: str) ->
         "# How later blocks react to a deletion, and what branches do at other doses",
         "",
         f"Made by `python analyses/reaction.py` on {datetime.date.today()}, one CPU thread of "
-        f"{platform.processor() or platform.machine()}, images that went through JPEG, seed "
+        f"{processor()}, images that went through JPEG, seed "
         f"{SEED}; ensemble_view {ensemble_view.__version__}, torch {torch.__version__}.",
         "",
         "Reaction: ⟨h - h', F⟩ / ‖F‖² at the end of a stage, mean over the blocks that others "

@@ -17,22 +17,19 @@ import sys
 from pathlib import Path
 from typing import cast
 
+from published import IMAGES, RESNET56, images_of
+
 import ensemble_view
 from ensemble_view.figures import save_figure
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-CHECKPOINT = SHARED / "checkpoints" / "resnet56-4bfd9763.th"
-IMAGES = SHARED / "data" / "cifar10_test.npz"
-# That the checkpoint was trained with.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LIMIT = 100
 COMMAND = "python analyses/reordering.py"
 
 
 def run(
     folder: Path,
-    checkpoint: Path = CHECKPOINT,
-    images: Path = IMAGES,
+    checkpoint: Path = RESNET56,
+    images: Path | str = IMAGES,
     *,
     swaps: str = "1-20",
     trials: int = 20,
@@ -43,7 +40,7 @@ def run(
     Args:
         folder: Where to write.
         checkpoint: Of the net.
-        images: Test images as an ``.npz`` file.
+        images: Test images, by name or as an ``.npz`` file.
         swaps: Numbers of random swaps.
         trials: Sequences of swaps per number.
         limit: At most so many images, class-balanced.
@@ -52,7 +49,7 @@ def run(
         What random swaps cost, and what each single reordering costs.
     """
     net = ensemble_view.load_checkpoint(checkpoint)
-    data = ensemble_view.open_data(images, mean=MEAN, std=STD, limit=limit)
+    data = images_of(net, images, limit)
     single = cast(
         "ensemble_view.LesionResult",
         ensemble_view.reorder(net, data, adjacent=True, stages=True, command=COMMAND),

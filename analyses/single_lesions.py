@@ -12,6 +12,7 @@ nets, and ``summary.md``. About two minutes on two CPU cores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -22,11 +23,14 @@ RESIDUAL = ("digits-resnet110", "digits-resnet110v2")
 PLAIN = ("digits-plain32", "digits-vgg15")
 
 
-def run(folder: Path, *, limit: int | None = None) -> dict[str, ensemble_view.LesionResult]:
-    """Lesion all bundled nets and write tables and figures.
+def run(
+    folder: Path, nets: Sequence[str] = (*RESIDUAL, *PLAIN), *, limit: int | None = None
+) -> dict[str, ensemble_view.LesionResult]:
+    """Lesion bundled nets and write tables and figures.
 
     Args:
         folder: Where to write.
+        nets: Their names.
         limit: At most so many test images.
 
     Returns:
@@ -45,7 +49,7 @@ def run(folder: Path, *, limit: int | None = None) -> dict[str, ensemble_view.Le
                 command="python analyses/single_lesions.py",
             ),
         )
-        for name in (*RESIDUAL, *PLAIN)
+        for name in nets
     }
     for name, result in results.items():
         result.frame.to_csv(folder / f"{name}.csv", index=False)
