@@ -427,6 +427,8 @@ def test_nets_without_shortcuts_have_no_paths():
     plain = unravel(wake(build("plain8,width=4")), torch.randn(2, 3, 8, 8).double(), plain=True)
     with pytest.raises(MeasurementError, match="only residual blocks have paths to count"):
         count_paths(plain)
+    with pytest.raises(MeasurementError, match=r"found a ResNet: expected what .*unravel"):
+        count_paths(build("resnet8"))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def count_paths(chain: Chain, name: str | None = None) -> PathCounts:
         The exact numbers: ``.frame``, ``.layers_frame``, ``.plot()``, ``.save(folder)``.
 
     Raises:
-        MeasurementError: If a block has no shortcut.
+        MeasurementError: If it is no chain, or a block has no shortcut.
 
     Example:
         >>> import torch, torchvision
@@ -34,6 +34,11 @@ def count_paths(chain: Chain, name: str | None = None) -> PathCounts:
         >>> counts.layers.shortest, counts.layers.longest
         (3, 16)
     """
+    if not isinstance(chain, Chain):
+        raise MeasurementError(
+            f"Paths lead through the blocks of a chain, found a {type(chain).__name__}: expected "
+            "what ensemble_view.unravel(model, example) gives."
+        )
     for block in chain.blocks:
         if not block.is_residual:
             raise MeasurementError(
