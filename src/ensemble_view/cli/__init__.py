@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,28 +26,16 @@ from ensemble_view.cli.control_commands import (
 )
 from ensemble_view.cli.ending import Study, finish
 from ensemble_view.cli.export_command import export
-from ensemble_view.cli.opening import command_line, load, open_named
-from ensemble_view.cli.options import (
-    Arch,
-    Crop,
-    Data,
-    Device,
-    Download,
-    Granularity,
-    Json,
-    Length,
-    Limit,
-    Mean,
-    Model,
-    Plain,
-    Resize,
-    Root,
-    Seed,
-    Split,
-    Std,
-    Tokenizer,
-    TrustPickle,
+from ensemble_view.cli.groups import (
+    BlockOptions,
+    DataOptions,
+    FewDataOptions,
+    FileOptions,
+    ModelOptions,
+    with_groups,
 )
+from ensemble_view.cli.opening import command_line, load, open_named
+from ensemble_view.cli.options import BatchSize, Json, Model, Seed
 from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import progress_bar, stages
 from ensemble_view.cli.reaction_commands import dose, reaction
@@ -95,9 +84,11 @@ def _global(
 
 
 @app.command()
+@with_groups
 def lesion(
     model: Model,
-    data: Data = None,
+    *,
+    data: DataOptions,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -106,7 +97,6 @@ def lesion(
             rich_help_panel="Output",
         ),
     ] = None,
-    limit: Limit = None,
     blocks: Annotated[
         str | None,
         typer.Option(
@@ -133,28 +123,11 @@ def lesion(
     control: Control = None,
     recalibrate_bn: RecalibrateBatchNorm = None,
     calibration: CalibrationData = None,
-    plain: Plain = False,
-    granularity: Granularity = "block",
+    kind: BlockOptions,
     seed: Seed = 0,
-    device: Device = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Default: the fastest, measured first.", rich_help_panel="Execution"
-        ),
-    ] = None,
+    opening: ModelOptions,
+    batch_size: BatchSize = None,
     as_json: Json = False,
-    split: Split = "test",
-    root: Root = None,
-    download: Download = False,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    tokenizer: Tokenizer = None,
-    length: Length = None,
-    arch: Arch = None,
-    trust_pickle: TrustPickle = False,
 ) -> None:
     """Delete each block in turn and measure how much accuracy that costs.
 
@@ -168,14 +141,11 @@ def lesion(
     """
     if out is not None:
         prepare_folder(out)
-    checkpoint = load(model, arch, trust_pickle, device)
-    opened = open_named(
-        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
-        tokenizer, length,
-    )  # fmt: skip
+    checkpoint = load(model, opening)
+    opened = open_named(checkpoint, data, seed)
     options: Options = {
-        "plain": plain,
-        "granularity": granularity,
+        "plain": kind.plain,
+        "granularity": kind.granularity,
         "seed": seed,
         "batch_size": batch_size,
         "command": command_line(),
@@ -191,8 +161,7 @@ def lesion(
         checkpoint, opened, {**switches, "--count": count is not None},
         control, recalibrate_bn, calibration, only,
         lambda name: open_named(
-            checkpoint, name or data, "train", root, download, mean, std, resize, crop, None, seed,
-            tokenizer, length,
+            checkpoint, replace(data, data=name or data.data, split="train", limit=None), seed
         ),
         options,
     )  # fmt: skip
@@ -218,8 +187,10 @@ def lesion(
 
 
 @app.command()
+@with_groups
 def inspect(
     model: Model,
+    *,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say of every addition why it is or is not a block.")
     ] = False,
@@ -229,22 +200,11 @@ def inspect(
             "--fresh", "--no-cache", help="Look anew at an architecture that was looked at before."
         ),
     ] = False,
-    data: Data = None,
-    limit: Limit = 256,
-    plain: Plain = False,
-    granularity: Granularity = "block",
+    data: FewDataOptions,
+    kind: BlockOptions,
     seed: Seed = 0,
-    device: Device = "auto",
+    opening: ModelOptions,
     as_json: Json = False,
-    split: Split = "test",
-    root: Root = None,
-    download: Download = False,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    arch: Arch = None,
-    trust_pickle: TrustPickle = False,
 ) -> None:
     """Show the blocks of a net: module, shapes, shortcut, parameters, FLOPs, size of the branch.
 
@@ -255,14 +215,16 @@ def inspect(
 
     Example:  ensemble-view inspect digits-resnet110 --explain
     """
-    checkpoint = load(model, arch, trust_pickle, device)
-    if data is not None or checkpoint.data is not None:
-        opened = open_named(
-            checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed
-        )
+    checkpoint = load(model, opening)
+    if data.data is not None or checkpoint.data is not None:
+        opened = open_named(checkpoint, data, seed)
         with stages() as begin:
             subject = examine(
-                checkpoint, opened, plain=plain, granularity=granularity, progress=begin
+                checkpoint,
+                opened,
+                plain=kind.plain,
+                granularity=kind.granularity,
+                progress=begin,
             )
             begin("measure the branches")
             found = run_inspect(subject)
@@ -277,15 +239,20 @@ def inspect(
                 chain = ensemble_view.unravel(
                     checkpoint.model,
                     example,
-                    plain=plain,
-                    granularity=granularity,
+                    plain=kind.plain,
+                    granularity=kind.granularity,
                     progress=begin,
                 )
                 begin("count the operations of each block")
                 return run_inspect(chain, example, made_up=True)
 
         found = cached_inspection(
-            checkpoint.model, example, look, plain=plain, granularity=granularity, fresh=fresh
+            checkpoint.model,
+            example,
+            look,
+            plain=kind.plain,
+            granularity=kind.granularity,
+            fresh=fresh,
         )
     if as_json:
         typer.echo(found.to_json())
@@ -299,8 +266,10 @@ app.command()(train)
 
 
 @app.command()
+@with_groups
 def bench(
     model: Model,
+    *,
     rounds: Annotated[int, typer.Option(min=1, help="How often each thing is timed.")] = 7,
     hooks: Annotated[
         bool, typer.Option("--hooks", help="Also time a forward pass per plan.")
@@ -313,8 +282,7 @@ def bench(
             "batches of this size.",
         ),
     ] = None,
-    arch: Arch = None,
-    trust_pickle: TrustPickle = False,
+    opening: FileOptions,
 ) -> None:
     """Time all single deletions in units of one unmodified forward pass (CPU, one thread).
 
@@ -323,7 +291,7 @@ def bench(
 
     Example:  ensemble-view bench resnet56.th
     """
-    checkpoint = load(model, arch, trust_pickle, "cpu")
+    checkpoint = load(model, ModelOptions(opening.arch, opening.trust_pickle, device="cpu"))
     chain = ensemble_view.unravel(checkpoint.model, checkpoint.example())
     if batch_size is not None:
         found = run_overhead(chain, checkpoint.example(batch_size), rounds=rounds)

@@ -7,27 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ensemble_view.cli.groups import BlockOptions, DataOptions, ModelOptions, with_groups
 from ensemble_view.cli.opening import load, open_named
-from ensemble_view.cli.options import (
-    Arch,
-    Crop,
-    Data,
-    Device,
-    Download,
-    Granularity,
-    Length,
-    Limit,
-    Mean,
-    Model,
-    Plain,
-    Resize,
-    Root,
-    Seed,
-    Split,
-    Std,
-    Tokenizer,
-    TrustPickle,
-)
+from ensemble_view.cli.options import Model, Seed
 from ensemble_view.cli.progress import stages
 from ensemble_view.studies.exporting import export as run_export
 from ensemble_view.studies.exporting import needs_data
@@ -36,8 +18,10 @@ from ensemble_view.weights_file import check_destination
 __all__ = ["export"]
 
 
+@with_groups
 def export(
     model: Model,
+    *,
     do: Annotated[
         str,
         typer.Option(
@@ -56,23 +40,10 @@ def export(
             rich_help_panel="Output",
         ),
     ],
-    plain: Plain = False,
-    granularity: Granularity = "block",
-    data: Data = None,
-    limit: Limit = None,
+    kind: BlockOptions,
+    data: DataOptions,
     seed: Seed = 0,
-    device: Device = "auto",
-    split: Split = "test",
-    root: Root = None,
-    download: Download = False,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    tokenizer: Tokenizer = None,
-    length: Length = None,
-    arch: Arch = None,
-    trust_pickle: TrustPickle = False,
+    opening: ModelOptions,
 ) -> None:
     """Save what is left of a net after deleting or rewiring blocks, as a smaller net.
 
@@ -83,21 +54,18 @@ def export(
     Example:  ensemble-view export digits-resnet110 --do "delete 3,7-9" -o smaller.safetensors
     """
     check_destination(out)
-    checkpoint = load(model, arch, trust_pickle, device)
+    checkpoint = load(model, opening)
     opened = None
-    if data is not None or needs_data(do):
-        opened = open_named(
-            checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
-            tokenizer, length,
-        )  # fmt: skip
+    if data.data is not None or needs_data(do):
+        opened = open_named(checkpoint, data, seed)
     with stages() as begin:
         saved = run_export(
             checkpoint,
             do,
             out,
             data=opened,
-            plain=plain,
-            granularity=granularity,
+            plain=kind.plain,
+            granularity=kind.granularity,
             progress=begin,
         )
     typer.echo(str(saved))

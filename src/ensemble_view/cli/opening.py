@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ensemble_view.checkpoints import Checkpoint, load_checkpoint
+from ensemble_view.cli.groups import DataOptions, ModelOptions
 from ensemble_view.cli.progress import stages
 from ensemble_view.datasets import Data, is_text, open_data
 from ensemble_view.errors import DataError
@@ -51,14 +52,12 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def load(model: str, arch: str | None, trust_pickle: bool, device: str) -> Checkpoint:
+def load(model: str, options: ModelOptions) -> Checkpoint:
     """Load the model that a command names.
 
     Args:
         model: Of MODEL.
-        arch: Of --arch.
-        trust_pickle: Of --trust-pickle.
-        device: Of --device.
+        options: How, and where to.
 
     Returns:
         The checkpoint, on its device.
@@ -70,7 +69,10 @@ def load(model: str, arch: str | None, trust_pickle: bool, device: str) -> Check
     with shown as begin:
         begin("load the model")
         return load_checkpoint(
-            model, architecture=arch, trust_pickle=trust_pickle, device=device_named(device)
+            model,
+            architecture=options.arch,
+            trust_pickle=options.trust_pickle,
+            device=device_named(options.device),
         )
 
 
@@ -85,37 +87,13 @@ def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         ) from None
 
 
-def open_named(
-    checkpoint: Checkpoint,
-    data: str | None,
-    split: str,
-    root: Path | None,
-    download: bool,
-    mean: str | None,
-    std: str | None,
-    resize: int | None,
-    crop: int | None,
-    limit: int | None,
-    seed: int,
-    tokenizer: str | None = None,
-    length: int | None = None,
-) -> Data:
+def open_named(checkpoint: Checkpoint, options: DataOptions, seed: int) -> Data:
     """Open the data that a command names, by default the checkpoint's own.
 
     Args:
         checkpoint: The model.
-        data: Of --data.
-        split: Of --split.
-        root: Of --root.
-        download: Of --download.
-        mean: Of --mean.
-        std: Of --std.
-        resize: Of --resize.
-        crop: Of --crop.
-        limit: Of --limit.
-        seed: Of --seed.
-        tokenizer: Of --tokenizer.
-        length: Of --length.
+        options: Which data, and how.
+        seed: Of --seed, which chooses the examples where there is a limit.
 
     Returns:
         The data.
@@ -123,26 +101,32 @@ def open_named(
     Raises:
         DataError: If neither names a data set.
     """
-    name = data or checkpoint.data
+    name = options.data or checkpoint.data
     if name is None:
         raise DataError(
             "The checkpoint does not name its data set; say --data digits, cifar10, an .npz file, "
             "a folder with one subfolder per class, or a text file."
         )
-    if tokenizer is not None or length is not None or is_text(name):
-        text = text_for(checkpoint.model, name, tokenizer=tokenizer, length=length, split=split)
-        return text if limit is None else text.subset(limit, seed)
+    if options.tokenizer is not None or options.length is not None or is_text(name):
+        text = text_for(
+            checkpoint.model,
+            name,
+            tokenizer=options.tokenizer,
+            length=options.length,
+            split=options.split,
+        )
+        return text if options.limit is None else text.subset(options.limit, seed)
     said = checkpoint.normalisation or (None, None)
     labelled = open_data(
         name,
-        split=split,
-        root=root,
-        download=download,
-        mean=_numbers(mean, "--mean") or said[0],
-        std=_numbers(std, "--std") or said[1],
-        resize=resize,
-        crop=crop,
-        limit=limit,
+        split=options.split,
+        root=options.root,
+        download=options.download,
+        mean=_numbers(options.mean, "--mean") or said[0],
+        std=_numbers(options.std, "--std") or said[1],
+        resize=options.resize,
+        crop=options.crop,
+        limit=options.limit,
         seed=seed,
     )
     if checkpoint.class_names is not None:

@@ -9,6 +9,8 @@ import typer
 
 __all__ = [
     "Arch",
+    "BatchSize",
+    "BatchSizeBound",
     "Crop",
     "Data",
     "Device",
@@ -109,6 +111,13 @@ Device = Annotated[
 ]
 Seed = Annotated[
     int, typer.Option(min=0, help="Of every random choice.", rich_help_panel="Execution")
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Default: the fastest, measured first.", rich_help_panel="Execution"),
+]
+BatchSizeBound = Annotated[
+    int, typer.Option(min=1, help="It bounds the memory.", rich_help_panel="Execution")
 ]
 Plain = Annotated[
     bool,

@@ -10,28 +10,9 @@ import typer
 
 import ensemble_view
 from ensemble_view.cli.ending import Study, end, finish, show
+from ensemble_view.cli.groups import DataOptions, ModelOptions, with_groups
 from ensemble_view.cli.opening import command_line, load, open_named
-from ensemble_view.cli.options import (
-    MODEL_HELP,
-    Arch,
-    Crop,
-    Data,
-    Device,
-    Download,
-    Granularity,
-    Json,
-    Length,
-    Limit,
-    Mean,
-    Model,
-    Resize,
-    Root,
-    Seed,
-    Split,
-    Std,
-    Tokenizer,
-    TrustPickle,
-)
+from ensemble_view.cli.options import MODEL_HELP, BatchSizeBound, Granularity, Json, Model, Seed
 from ensemble_view.cli.progress import progress_bar, stages
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.lengths import iterate_paths
@@ -51,8 +32,10 @@ _MOST_LISTED = 12
 _SAMPLES = 1000
 
 
+@with_groups
 def paths(
     model: Model,
+    *,
     list_paths: Annotated[
         bool, typer.Option("--list", help="Print every path of a net of at most 12 blocks.")
     ] = False,
@@ -65,9 +48,7 @@ def paths(
         ),
     ] = None,
     as_json: Json = False,
-    device: Device = "auto",
-    arch: Arch = None,
-    trust_pickle: TrustPickle = False,
+    opening: ModelOptions,
 ) -> None:
     """Count the paths through a net by their length, and those that survive deletions.
 
@@ -77,7 +58,7 @@ def paths(
     """
     if out is not None:
         prepare_folder(out)
-    checkpoint = load(model, arch, trust_pickle, device)
+    checkpoint = load(model, opening)
     with stages() as begin:
         chain = ensemble_view.unravel(
             checkpoint.model, checkpoint.example(), granularity=granularity, progress=begin
@@ -97,6 +78,7 @@ def paths(
             typer.echo(f"{len(path):>4}  {', '.join(names[index] for index in path) or '-'}")
 
 
+@with_groups
 def gradients(
     models: Annotated[
         list[str],
@@ -106,7 +88,8 @@ def gradients(
             show_default=False,
         ),
     ],
-    data: Data = None,
+    *,
+    data: DataOptions,
     method: Annotated[
         Literal["summed", "energy", "sampled", "all"],
         typer.Option(
@@ -176,24 +159,10 @@ def gradients(
             rich_help_panel="Output",
         ),
     ] = None,
-    limit: Limit = None,
     seed: Seed = 0,
-    device: Device = "auto",
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="It bounds the memory.", rich_help_panel="Execution")
-    ] = 64,
+    opening: ModelOptions,
+    batch_size: BatchSizeBound = 64,
     as_json: Json = False,
-    split: Split = "test",
-    root: Root = None,
-    download: Download = False,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    tokenizer: Tokenizer = None,
-    length: Length = None,
-    arch: Arch = None,
-    trust_pickle: TrustPickle = False,
 ) -> None:
     """Weigh the paths of each length by the gradient that they carry.
 
@@ -227,11 +196,8 @@ def gradients(
         raise MeasurementError(
             f"--by-block is about one net, but {len(models)} were named; give one of them."
         )
-    checkpoint = load(models[0], arch, trust_pickle, device)
-    opened = open_named(
-        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
-        tokenizer, length,
-    )  # fmt: skip
+    checkpoint = load(models[0], opening)
+    opened = open_named(checkpoint, data, seed)
     options: dict[str, Any] = {
         "method": method,
         "at": "input" if at == "input" else int(at),
@@ -246,7 +212,7 @@ def gradients(
     }
     whole = f"{len(opened):,} {opened.unit}"
     if len(models) > 1:
-        later = (load(name, arch, trust_pickle, device) for name in models[1:])
+        later = (load(name, opening) for name in models[1:])
         with progress_bar("checkpoints", len(models)) as advance:
             result = gradients_by_checkpoint(
                 itertools.chain([checkpoint], later), opened, progress=advance,

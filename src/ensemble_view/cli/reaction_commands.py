@@ -8,28 +8,9 @@ from typing import Annotated
 import typer
 
 from ensemble_view.cli.ending import finish
+from ensemble_view.cli.groups import BlockOptions, DataOptions, ModelOptions, with_groups
 from ensemble_view.cli.opening import command_line, load, open_named
-from ensemble_view.cli.options import (
-    Arch,
-    Crop,
-    Data,
-    Device,
-    Download,
-    Granularity,
-    Json,
-    Length,
-    Limit,
-    Mean,
-    Model,
-    Plain,
-    Resize,
-    Root,
-    Seed,
-    Split,
-    Std,
-    Tokenizer,
-    TrustPickle,
-)
+from ensemble_view.cli.options import BatchSize, BatchSizeBound, Json, Model, Seed
 from ensemble_view.errors import MeasurementError
 from ensemble_view.results.files import prepare_folder
 from ensemble_view.studies.dose import DOSES, prepare_dose_response
@@ -40,9 +21,11 @@ __all__ = ["dose", "reaction"]
 _DOSES = ",".join(f"{factor:g}" for factor in DOSES)
 
 
+@with_groups
 def reaction(
     model: Model,
-    data: Data = None,
+    *,
+    data: DataOptions,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -51,26 +34,11 @@ def reaction(
             rich_help_panel="Output",
         ),
     ] = None,
-    limit: Limit = None,
-    plain: Plain = False,
-    granularity: Granularity = "block",
+    kind: BlockOptions,
     seed: Seed = 0,
-    device: Device = "auto",
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="It bounds the memory.", rich_help_panel="Execution")
-    ] = 64,
+    opening: ModelOptions,
+    batch_size: BatchSizeBound = 64,
     as_json: Json = False,
-    split: Split = "test",
-    root: Root = None,
-    download: Download = False,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    tokenizer: Tokenizer = None,
-    length: Length = None,
-    arch: Arch = None,
-    trust_pickle: TrustPickle = False,
 ) -> None:
     """Delete each block and see how the later blocks of its stage answer.
 
@@ -82,16 +50,13 @@ def reaction(
     """
     if out is not None:
         prepare_folder(out)
-    checkpoint = load(model, arch, trust_pickle, device)
-    opened = open_named(
-        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
-        tokenizer, length,
-    )  # fmt: skip
+    checkpoint = load(model, opening)
+    opened = open_named(checkpoint, data, seed)
     study = prepare_reaction(
         checkpoint,
         opened,
-        plain=plain,
-        granularity=granularity,
+        plain=kind.plain,
+        granularity=kind.granularity,
         seed=seed,
         batch_size=batch_size,
         command=command_line(),
@@ -99,9 +64,11 @@ def reaction(
     finish(study, "reactions", as_json=as_json, out=out, whole=f"{len(opened):,} {opened.unit}")
 
 
+@with_groups
 def dose(
     model: Model,
-    data: Data = None,
+    *,
+    data: DataOptions,
     blocks: Annotated[
         str | None,
         typer.Option(
@@ -128,29 +95,11 @@ def dose(
             rich_help_panel="Output",
         ),
     ] = None,
-    limit: Limit = None,
-    plain: Plain = False,
-    granularity: Granularity = "block",
+    kind: BlockOptions,
     seed: Seed = 0,
-    device: Device = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Default: the fastest, measured first.", rich_help_panel="Execution"
-        ),
-    ] = None,
+    opening: ModelOptions,
+    batch_size: BatchSize = None,
     as_json: Json = False,
-    split: Split = "test",
-    root: Root = None,
-    download: Download = False,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    tokenizer: Tokenizer = None,
-    length: Length = None,
-    arch: Arch = None,
-    trust_pickle: TrustPickle = False,
 ) -> None:
     """Scale branches from 0 to 1.5, each alone and all together; add noise of their norm instead.
 
@@ -167,19 +116,16 @@ def dose(
         raise MeasurementError(
             f"--doses is {doses!r}; write numbers separated by commas, such as 0,0.5,1.5."
         ) from None
-    checkpoint = load(model, arch, trust_pickle, device)
-    opened = open_named(
-        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
-        tokenizer, length,
-    )  # fmt: skip
+    checkpoint = load(model, opening)
+    opened = open_named(checkpoint, data, seed)
     study = prepare_dose_response(
         checkpoint,
         opened,
         blocks=blocks,
         doses=factors,
         draws=draws,
-        plain=plain,
-        granularity=granularity,
+        plain=kind.plain,
+        granularity=kind.granularity,
         seed=seed,
         batch_size=batch_size,
         command=command_line(),

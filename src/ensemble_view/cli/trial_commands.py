@@ -10,28 +10,9 @@ import typer
 
 from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.cli.ending import Study, finish
+from ensemble_view.cli.groups import BlockOptions, DataOptions, ModelOptions, with_groups
 from ensemble_view.cli.opening import command_line, load, open_named
-from ensemble_view.cli.options import (
-    Arch,
-    Crop,
-    Data,
-    Device,
-    Download,
-    Granularity,
-    Json,
-    Length,
-    Limit,
-    Mean,
-    Model,
-    Plain,
-    Resize,
-    Root,
-    Seed,
-    Split,
-    Std,
-    Tokenizer,
-    TrustPickle,
-)
+from ensemble_view.cli.options import BatchSize, Json, Model, Seed
 from ensemble_view.errors import InterventionError
 from ensemble_view.results.files import prepare_folder
 from ensemble_view.results.trials import ManyResult
@@ -131,9 +112,11 @@ def random_lesions(
     )
 
 
+@with_groups
 def reorder(
     model: Model,
-    data: Data = None,
+    *,
+    data: DataOptions,
     swaps: Annotated[
         str | None,
         typer.Option(
@@ -165,29 +148,11 @@ def reorder(
             rich_help_panel="Output",
         ),
     ] = None,
-    limit: Limit = None,
-    plain: Plain = False,
-    granularity: Granularity = "block",
+    kind: BlockOptions,
     seed: Seed = 0,
-    device: Device = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Default: the fastest, measured first.", rich_help_panel="Execution"
-        ),
-    ] = None,
+    opening: ModelOptions,
+    batch_size: BatchSize = None,
     as_json: Json = False,
-    split: Split = "test",
-    root: Root = None,
-    download: Download = False,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    tokenizer: Tokenizer = None,
-    length: Length = None,
-    arch: Arch = None,
-    trust_pickle: TrustPickle = False,
 ) -> None:
     """Swap random blocks of equal shape and measure the error against the disorder.
 
@@ -198,11 +163,8 @@ def reorder(
     """
     if out is not None:
         prepare_folder(out)
-    checkpoint = load(model, arch, trust_pickle, device)
-    opened = open_named(
-        checkpoint, data, split, root, download, mean, std, resize, crop, limit, seed,
-        tokenizer, length,
-    )  # fmt: skip
+    checkpoint = load(model, opening)
+    opened = open_named(checkpoint, data, seed)
     study: Study[Any] = prepare_reorder(
         checkpoint,
         opened,
@@ -210,8 +172,8 @@ def reorder(
         trials=_TRIALS if trials is None else trials,
         adjacent=adjacent,
         stages=stages,
-        plain=plain,
-        granularity=granularity,
+        plain=kind.plain,
+        granularity=kind.granularity,
         seed=seed,
         batch_size=batch_size,
         command=command_line(),
