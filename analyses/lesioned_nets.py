@@ -1,16 +1,28 @@
-"""The nets that analyses of lesions look at: bundled ones by their names, and trained ones."""
+"""The nets that analyses of lesions look at, bundled ones and trained ones, and what they share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from single_lesions import PLAIN, RESIDUAL
 from trained_nets import Scale
 
 import ensemble_view
-from ensemble_view import Checkpoint, ManyResult
+from ensemble_view import Checkpoint, EnsembleViewError
+from ensemble_view.results.trials import TrialsResult
 
 BUNDLED = (*RESIDUAL, *PLAIN)
+NETS = {
+    "digits": (*BUNDLED, "highway32"),
+    "cifar10": ("resnet110", "resnet110v2", "plain32", "vgg15", "highway32"),
+    "cifar10-fast": ("resnet20", "resnet20v2", "plain20"),
+}
+"""With shortcuts and without."""
+
+Result = TypeVar("Result")
+Trials = TypeVar("Trials", bound=TrialsResult)
 
 
 def opened(scale: Scale, name: str, seed: int = 0) -> Checkpoint:
@@ -43,11 +55,26 @@ def is_plain(name: str) -> bool:
     return "plain" in name or "vgg" in name
 
 
-def at_level(result: ManyResult, level: float) -> ManyResult:
-    """Return random deletions with intervals of another level.
+def attempt(study: Callable[[], Result]) -> Result | str:
+    """Run a study that may not be for every net.
 
     Args:
-        result: Random deletions.
+        study: Runs it.
+
+    Returns:
+        Its result, or the sentence with which it was refused.
+    """
+    try:
+        return study()
+    except EnsembleViewError as refusal:
+        return str(refusal)
+
+
+def at_level(result: Trials, level: float) -> Trials:
+    """Return random trials with intervals of another level.
+
+    Args:
+        result: Random deletions or swaps.
         level: Of the intervals, a proportion.
 
     Returns:

@@ -301,7 +301,7 @@ def summary(scale: Scale, table: pd.DataFrame, recipes: pd.DataFrame) -> list[st
         "",
         "What is left, in per cent of what lies between the full net and chance, on average over "
         "random subsets of deleted blocks, and what the weights of the path lengths predict. "
-        f"Brackets: simultaneous {LEVEL:.0%} intervals, in points. *Supported*: within "
+        f"Brackets: simultaneous {100 * LEVEL:.0f} % intervals, in points. *Supported*: within "
         f"{100 * MARGIN:.0f} points for every number of deletions up to that at which half is "
         "gone; *refuted*: an interval outside.",
         "",

@@ -155,20 +155,21 @@ def differences(areas: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdict(row: pd.Series[float]) -> str:
+def verdict(low: float, high: float) -> str:
     """Say whether resilience hardly changes.
 
     Args:
-        row: Of the differences: that of the areas.
+        low: Lower end of the difference of the areas.
+        high: Its upper end.
 
     Returns:
         "supported", "inconclusive", or "refuted" with the direction.
     """
-    if row["high"] < -MARGIN:
+    if high < -MARGIN:
         return "refuted, stochastic depth makes it larger"
-    if row["low"] > MARGIN:
+    if low > MARGIN:
         return "refuted, stochastic depth makes it smaller"
-    return "supported" if row["low"] >= -MARGIN and row["high"] <= MARGIN else "inconclusive"
+    return "supported" if low >= -MARGIN and high <= MARGIN else "inconclusive"
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -218,7 +219,7 @@ def summary(
     Returns:
         The lines of summary.md.
     """
-    of_areas = found.set_index("measure").loc["area"]
+    low, high = found.loc[found["measure"] == "area", ["low", "high"]].to_numpy(float)[0]
     undefined = areas[areas["area"].isna()]
     left_out = [
         f"The drop is not defined for {row['kind']}, seed {row['seed']}: its accuracy cannot be "
@@ -252,7 +253,7 @@ def summary(
         ),
         "",
         f"That stochastic depth hardly changes resilience (areas within {100 * MARGIN:.0f} "
-        f"points): {verdict(of_areas)}.",
+        f"points): {verdict(low, high)}.",
         *left_out,
         "",
         "![Normalised drop by share deleted](curves.png)",

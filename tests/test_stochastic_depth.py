@@ -82,7 +82,7 @@ def test_differences_are_paired_and_leave_out_what_is_undefined():
     ],
 )
 def test_the_words_follow_from_the_interval(low, high, said):
-    assert stochastic_depth.verdict(pd.Series({"low": low, "high": high})) == said
+    assert stochastic_depth.verdict(low, high) == said
 
 
 def test_an_undefined_drop_is_told(tmp_path):
