@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,8 @@ from ensemble_view.results.reaction_text import answer
 IMAGES = 200
 DRAWS = 3
 """Random perturbations of each block."""
+MOST_OF_ADDING = 1.1
+"""The reaction up to which later blocks only add up."""
 COMMAND = "python analyses/lesion_reactions.py"
 
 
@@ -158,6 +161,18 @@ def mean_or_only(doses: DoseResult) -> pd.Series[float]:
     return table[~table["changes_shape"]].iloc[-1]
 
 
+def in_a_word(row: Mapping[Any, Any]) -> str:
+    """Say what the later blocks of a residual net do about a deletion.
+
+    Args:
+        row: Of a reaction's table of stages.
+
+    Returns:
+        "amplify" where the interval of the reaction lies above 1.1, else the program's own answer.
+    """
+    return "amplify" if row["reaction_low"] > MOST_OF_ADDING else answer(row)
+
+
 def verdict(low: float, high: float) -> str:
     """Say whether the size of the branches explains what deletions do.
 
@@ -246,9 +261,10 @@ def summary(scale: Scale, images: int, found: Mapping[str, Reactions]) -> list[s
         "",
         "⟨h - h', F⟩ / ‖F‖² at the end of a stage, mean over the blocks that others follow; "
         "*held*: with the nonlinearities between the blocks held at the full net's. Later blocks "
-        "*add up* (reaction within 0.9 and 1.1), *repair* (reaction and ratio of norms below 0.8), "
-        "*carry on* with what is missing in other directions (reaction below 0.2, ratio above "
-        "0.9), do *both*, or it is *open*.",
+        "*add up* (reaction within 0.9 and 1.1), *amplify* (above), *repair* (reaction and ratio "
+        "of norms below 0.8), *carry on* with what is missing in other directions (reaction below "
+        "0.2, ratio above 0.9), do *both*, or it is *open*; of nets without shortcuts nothing is "
+        "said.",
         "",
         *markdown_table(
             ("net", "stage", "blocks", "reaction", "ratio of norms", "reaction, held",
@@ -282,7 +298,7 @@ def _reaction_rows(name: str, result: ReactionResult | str) -> list[tuple[object
             else ""
             for column in ("reaction", "norm_ratio", "reaction_frozen")
         ]
-        said = answer(row) if row["blocks"] else "none"
+        said = "" if is_plain(name) or not row["blocks"] else in_a_word(row)
         rows.append((name, row["stage"], row["blocks"], *cells, said))
     return rows
 

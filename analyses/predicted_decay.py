@@ -118,7 +118,10 @@ def decay(
     """
     net = opened(scale, name, seed)
     gradients = ensemble_view.gradients_by_length(net, scale.test, method="summed", command=COMMAND)
-    deletions = ensemble_view.many(net, scale.test, count=counts, trials=trials, command=COMMAND)
+    # Each net has subsets of its own, so that intervals over the nets are over the subsets, too.
+    deletions = ensemble_view.many(
+        net, scale.test, count=counts, trials=trials, seed=seed, command=COMMAND
+    )
     each = len(deletions.frame)
     # Half of what may be missed for the prediction, half for the measurement.
     simultaneous = 1 - (1 - LEVEL) / (2 * each)
@@ -333,7 +336,13 @@ def summary(scale: Scale, table: pd.DataFrame, recipes: pd.DataFrame) -> list[st
                 ],
             ),
         ]
-    return [*lines, "", "![What is left, by number of deletions](decay.png)"]
+    return [
+        *lines,
+        "",
+        "Bars: 95 % intervals, one by one; of a recipe over the seeds, its nets being thin lines.",
+        "",
+        "![What is left, by number of deletions](decay.png)",
+    ]
 
 
 def _by_net(recipes: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -3,10 +3,11 @@
 Veit, Wilber and Belongie (2016, arXiv 1605.06431), figure 8 and section 6: a net trained with
 stochastic depth (Huang et al. 2016, arXiv 1603.09382) is only slightly more resilient to deleted
 blocks than one trained as usual. Here nets of both kinds are trained alike but for that, several
-seeds each, and lose the same random subsets of blocks, one to all of them, on all test images. A
-net's curve is the normalised drop, the share that is lost of what lies between the full net and
-chance, against the share of blocks deleted; the area under it says how sensitive the net is: 0 if
-nothing ever matters, near 1 if the first deletion is ruinous. Nets trained with stochastic depth
+seeds each, and both nets of a seed lose the same random subsets of blocks, one to all of them, on
+all test images. Each seed draws its own, so that intervals over the seeds are over the subsets,
+too. A net's curve is the normalised drop, the share that is lost of what lies between the full net
+and chance, against the share of blocks deleted; the area under it says how sensitive the net is: 0
+if nothing ever matters, near 1 if the first deletion is ruinous. Nets trained with stochastic depth
 weigh their branches by how often they were there, also when others are deleted.
 
 The statement that resilience hardly changes is supported if the difference of the areas, paired by
@@ -84,7 +85,12 @@ def run(
         for kind, architecture in comparison.kinds.items():
             net = scale.net(architecture, seed)
             deletions = ensemble_view.many(
-                net, scale.test, count=comparison.counts, trials=trials, command=COMMAND
+                net,
+                scale.test,
+                count=comparison.counts,
+                trials=trials,
+                seed=seed,
+                command=COMMAND,
             )
             found = curve(deletions)
             curves.append(found.assign(kind=kind, seed=seed))
@@ -232,7 +238,7 @@ def summary(
         "",
         f"{made_by(COMMAND, scale.device)} {scale.words} Nets: "
         + " and ".join(f"`{net}` ({kind})" for kind, net in comparison.kinds.items())
-        + f". {len(scale.test)} test images, the same subsets of blocks for all nets.",
+        + f". {len(scale.test)} test images, the same subsets of blocks for both nets of a seed.",
         "",
         "Area under the normalised drop against the share of blocks deleted, and test error, in "
         "per cent; differences are paired by seed. Brackets: 95 % t intervals over the seeds, in "

@@ -11,15 +11,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import ensemble_view
 from miniature import miniature_scale
 
 
-def test_miniature_predicts_and_measures_every_net(tmp_path):
+def test_miniature_predicts_and_measures_every_net(tmp_path, monkeypatch):
     scale = miniature_scale(tmp_path / "nets", examples=320, epochs=10)
+    drawn = []
+    many = ensemble_view.many
+    monkeypatch.setattr(
+        ensemble_view, "many", lambda *a, **k: (drawn.append(k["seed"]), many(*a, **k))[1]
+    )
     table = predicted_decay.run(tmp_path, scale, counts={"resnet8": "1-2"}, trials=3)
     assert list(zip(table["seed"], table["deleted"], strict=True)) == [
         (0, 1), (0, 2), (1, 1), (1, 2)
     ]  # fmt: skip
+    # The nets of a recipe lose different blocks.
+    assert drawn == [0, 1]
     net = scale.net("resnet8", 1).model
     found = table.query("seed == 1").set_index("deleted")
     ((inputs, labels),) = scale.test.batches(100)

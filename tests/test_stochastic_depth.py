@@ -11,13 +11,21 @@ import stochastic_depth
 import torch
 from stochastic_depth import Comparison
 
+import ensemble_view
 from miniature import miniature_scale
 
 
-def test_miniature_compares_areas_of_equal_deletions(tmp_path):
+def test_miniature_compares_areas_of_equal_deletions(tmp_path, monkeypatch):
     scale = miniature_scale(tmp_path / "nets", examples=320, epochs=10)
+    drawn = []
+    many = ensemble_view.many
+    monkeypatch.setattr(
+        ensemble_view, "many", lambda *a, **k: (drawn.append(k["seed"]), many(*a, **k))[1]
+    )
     areas = stochastic_depth.run(tmp_path, scale, Comparison("resnet8", "1-3"), trials=3)
     assert len(areas) == 4
+    # Both nets of a seed lose the same blocks, those of another seed others.
+    assert drawn == [0, 0, 1, 1]
     ((inputs, labels),) = scale.test.batches(100)
     chance = labels.bincount().max().item() / 100
     for kind, name in (("ordinary", "resnet8"), ("stochastic depth", "resnet8,survival=50")):
