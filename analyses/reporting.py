@@ -18,14 +18,15 @@ import ensemble_view
 from ensemble_view.figures import save_figure
 
 
-def t_interval(values: Iterable[float]) -> tuple[float, float, float]:
+def t_interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float, float]:
     """Return mean and t interval over the seeds.
 
     Args:
         values: One per seed.
+        level: Of the interval.
 
     Returns:
-        Mean, lower and upper end at 95 %; of one value, no interval.
+        Mean, lower and upper end; of one value, no interval.
 
     Example:
         >>> [round(number, 3) for number in t_interval([0.1, 0.2, 0.3])]
@@ -35,7 +36,7 @@ def t_interval(values: Iterable[float]) -> tuple[float, float, float]:
     mean, n = float(numbers.mean()), len(numbers)
     if n < 2:
         return mean, np.nan, np.nan
-    half = float(stats.t.ppf(0.975, n - 1) * numbers.std(ddof=1) / n**0.5)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * numbers.std(ddof=1) / n**0.5)
     return mean, mean - half, mean + half
 
 

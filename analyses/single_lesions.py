@@ -12,15 +12,22 @@ nets, and ``summary.md``. About two minutes on two CPU cores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
+
+from reporting import markdown_table
 
 import ensemble_view
 from ensemble_view.figures import comparison_figure, save_figure
 
 RESIDUAL = ("digits-resnet110", "digits-resnet110v2")
 PLAIN = ("digits-plain32", "digits-vgg15")
+LEGEND = (
+    "Drops are in points of accuracy; *harmless*: the upper 95 % bound of the normalised drop "
+    "is at most 0.10; *ruinous*: its lower bound is at least 0.50."
+)
+"""What the words of `summary_table` mean."""
 
 
 def run(
@@ -70,22 +77,41 @@ def _summary(results: dict[str, ensemble_view.LesionResult]) -> str:
         f"Made by `{where.command}` on {where.date[:10]}, {where.device}, batches of "
         f"{where.batch_size}, seed {where.seed}, torch {where.versions['torch']}.",
         "",
-        "Drops are in points of accuracy; *harmless*: the upper 95 % bound of the normalised drop "
-        "is at most 0.10; *ruinous*: its lower bound is at least 0.50.",
+        LEGEND,
         "",
-        "| net | accuracy | deleted in turn | median drop | largest drop | harmless | ruinous |",
-        "|---|---|---|---|---|---|---|",
+        *summary_table(results),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def summary_table(results: Mapping[str, ensemble_view.LesionResult]) -> list[str]:
+    """Return the lines of a table with a row per net.
+
+    Args:
+        results: Single lesions by net.
+
+    Returns:
+        Its lines.
+    """
+    rows = []
     for name, result in results.items():
         frame = result.frame
-        harmless = int((frame["normalised_drop_high"] <= 0.10).sum())
-        ruinous = int((frame["normalised_drop_low"] >= 0.50).sum())
-        lines.append(
-            f"| {name} | {result.baseline.accuracy:.1%} | {len(frame)} of {result.block_count} "
-            f"| {frame['drop'].median():.1%} | {frame['drop'].max():.1%} "
-            f"| {harmless} | {ruinous} |"
+        rows.append(
+            (
+                name,
+                f"{result.baseline.accuracy:.1%}",
+                f"{len(frame)} of {result.block_count}",
+                f"{frame['drop'].median():.1%}",
+                f"{frame['drop'].max():.1%}",
+                int((frame["normalised_drop_high"] <= 0.10).sum()),
+                int((frame["normalised_drop_low"] >= 0.50).sum()),
+            )
         )
-    return "\n".join(lines) + "\n"
+    return markdown_table(
+        ("net", "accuracy", "deleted in turn", "median drop", "largest drop", "harmless",
+         "ruinous"),
+        rows,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,0 +1,324 @@
+"""Do later blocks react to a deletion, and do small branches explain what deletions do?
+
+Veit, Wilber and Belongie (2016, arXiv 1605.06431) call the paths of a residual net independent of
+each other. Of the nets of `lesion_curves.py`, with shortcuts and without:
+
+*Reaction*: what the deletion of a block changes at the end of its stage, along what its branch gave
+there: 1 where later blocks only add to what passes them, less where they repair what is missing.
+
+*Size*: noise of the branch's norm, in a random direction, in place of the deletion, all else as it
+was. If it costs about as much as the deletion, within a factor of two, the size of the branches
+explains what deletions do (Chang et al. 2017, arXiv 1710.10348), and not that paths back each other
+up. Beside it, the branches multiplied by other numbers than 0.
+
+    python analyses/lesion_reactions.py [--scale digits]
+
+writes ``analyses/lesion_reactions/``: ``stages.csv`` (reaction by net and stage),
+``perturbations.csv`` (deletion beside noise, by net and block), ``doses.csv``, the figure and
+``summary.md``. About ten minutes on one CPU core once the nets are trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lesioned_nets import NETS, attempt, is_plain, opened
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from reporting import in_points, made_by, markdown_table, write
+from trained_nets import Scale, chosen_scale, folder_of, scale_options
+
+import ensemble_view
+from ensemble_view import DoseResult, ReactionResult
+from ensemble_view.figures import FULL_WIDTH, paper_style
+from ensemble_view.results.dose_text import COMPARABLE
+from ensemble_view.results.reaction_text import answer
+
+IMAGES = 200
+DRAWS = 3
+"""Random perturbations of each block."""
+MOST_OF_ADDING = 1.1
+"""The reaction up to which later blocks only add up."""
+COMMAND = "python analyses/lesion_reactions.py"
+
+
+@dataclass(frozen=True)
+class Reactions:
+    """What was measured of a net, or the sentence with which a study was refused.
+
+    Args:
+        reaction: Of the later blocks of a stage, by stage.
+        doses: Errors by what branches are multiplied by, and under noise of their norm.
+    """
+
+    reaction: ReactionResult | str
+    doses: DoseResult | str
+
+
+def run(
+    folder: Path,
+    scale: Scale,
+    *,
+    nets: Sequence[str],
+    images: int = IMAGES,
+    draws: int = DRAWS,
+) -> dict[str, Reactions]:
+    """Measure all nets and write tables, figure and summary.
+
+    Args:
+        folder: Where to write.
+        scale: Test images, and how nets are trained that are not bundled.
+        nets: Bundled nets and architectures.
+        images: At most so many test images, class-balanced.
+        draws: Random perturbations of each block.
+
+    Returns:
+        The results, by net.
+    """
+    found = {name: reactions_of(scale, name, images=images, draws=draws) for name in nets}
+    reactions = {name: each.reaction for name, each in found.items()}
+    doses = {name: each.doses for name, each in found.items()}
+    write(
+        folder,
+        {
+            "stages": _joined(
+                {n: r.stages_frame for n, r in reactions.items() if isinstance(r, ReactionResult)}
+            ),
+            "perturbations": _joined(
+                {n: r.random_frame for n, r in doses.items() if isinstance(r, DoseResult)}
+            ),
+            "doses": _joined({n: r.frame for n, r in doses.items() if isinstance(r, DoseResult)}),
+        },
+        {"reactions": draw(found)},
+        summary(scale, images, found),
+    )
+    return found
+
+
+def reactions_of(scale: Scale, name: str, *, images: int, draws: int) -> Reactions:
+    """Measure the reaction and the doses of a net.
+
+    Args:
+        scale: Test images, and how nets are trained that are not bundled.
+        name: Of the net.
+        images: At most so many test images.
+        draws: Random perturbations of each block.
+
+    Returns:
+        The results.
+    """
+    net, plain = opened(scale, name), is_plain(name)
+    return Reactions(
+        attempt(
+            lambda: ensemble_view.reaction(
+                net, scale.test, plain=plain, limit=images, command=COMMAND
+            )
+        ),
+        attempt(
+            lambda: ensemble_view.dose_response(
+                net, scale.test, draws=draws, plain=plain, limit=images, command=COMMAND
+            )
+        ),
+    )
+
+
+def _joined(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    named = [table.assign(net=name) for name, table in tables.items()]
+    return pd.concat(named, ignore_index=True) if named else pd.DataFrame()
+
+
+def mean_of_single(doses: DoseResult) -> pd.Series[float]:
+    """Return the mean error over the blocks, one of them scaled at a time.
+
+    Args:
+        doses: Of a net.
+
+    Returns:
+        The error by what a branch is multiplied by.
+    """
+    single = [label for label in doses.labels if label != "all"]
+    chosen = doses.frame[doses.frame["blocks"].isin(single)]
+    return chosen.groupby("dose")["value"].mean()
+
+
+def mean_or_only(doses: DoseResult) -> pd.Series[float]:
+    """Return deletion beside noise: the mean over the blocks that keep the shape.
+
+    Args:
+        doses: Of a net.
+
+    Returns:
+        Its row; that of the block, if there is one such block only.
+    """
+    table = doses.random_frame
+    # The mean, which says that no shape is changed, comes last.
+    return table[~table["changes_shape"]].iloc[-1]
+
+
+def in_a_word(row: Mapping[Any, Any]) -> str:
+    """Say what the later blocks of a residual net do about a deletion.
+
+    Args:
+        row: Of a reaction's table of stages.
+
+    Returns:
+        "amplify" where the interval of the reaction lies above 1.1, else the program's own answer.
+    """
+    return "amplify" if row["reaction_low"] > MOST_OF_ADDING else answer(row)
+
+
+def verdict(low: float, high: float) -> str:
+    """Say whether the size of the branches explains what deletions do.
+
+    Args:
+        low: Lower end of the drop by noise over the drop by deletion.
+        high: Its upper end.
+
+    Returns:
+        "yes", "no, deletion does more", "no, noise does more", or "inconclusive".
+    """
+    least, most = COMPARABLE
+    if high < least:
+        return "no, deletion does more"
+    if low > most:
+        return "no, noise does more"
+    return "yes" if low >= least and high <= most else "inconclusive"
+
+
+def draw(found: Mapping[str, Reactions]) -> Figure:
+    """Draw the reaction by stage, and the error by what branches are multiplied by.
+
+    Args:
+        found: What was measured, by net.
+
+    Returns:
+        Three panels: reactions; one branch scaled at a time; all of them.
+    """
+    with paper_style():
+        figure = Figure(figsize=(FULL_WIDTH, 2.6), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        for index, (name, each) in enumerate(found.items()):
+            colour = f"C{index}"
+            if isinstance(each.reaction, ReactionResult):
+                _stages(left, each.reaction, colour, (index - (len(found) - 1) / 2) * 0.12)
+            if isinstance(each.doses, DoseResult):
+                single, frame = mean_of_single(each.doses), each.doses.frame
+                middle.plot(single, color=colour, marker="o", ms=2.5, lw=1, label=name)
+                together = frame[frame["blocks"] == each.doses.labels[-1]]
+                right.plot(together["dose"], together["value"], color=colour, marker="o", ms=2.5,
+                           lw=1)  # fmt: skip
+        left.axhline(1, color="0.6", lw=0.6, dashes=(4, 2))
+        left.set_xlabel("stage")
+        left.set_ylabel("reaction")
+        left.xaxis.get_major_locator().set_params(integer=True)
+        middle.set_xlabel("one branch multiplied by")
+        right.set_xlabel("all branches multiplied by")
+        middle.set_ylabel("test error")
+        for axis in (middle, right):
+            axis.set_ylim(0, 1)
+            axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        for axis in figure.axes:
+            axis.spines[["top", "right"]].set_visible(False)
+        handles, labels = middle.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+    return figure
+
+
+def _stages(axis: Axes, result: ReactionResult, colour: str, aside: float) -> None:
+    """Points with intervals, a little aside of each other."""
+    rows = result.stages_frame
+    rows = rows[(rows["stage"] != "all") & (rows["blocks"] > 0)]
+    place = rows["stage"].to_numpy(float) + aside
+    axis.vlines(place, rows["reaction_low"], rows["reaction_high"], color=colour, lw=1)
+    axis.plot(place, rows["reaction"], "o", color=colour, ms=3)
+
+
+def summary(scale: Scale, images: int, found: Mapping[str, Reactions]) -> list[str]:
+    """Say what was found.
+
+    Args:
+        scale: Data, recipe and seeds.
+        images: How many test images were used at most.
+        found: What was measured, by net.
+
+    Returns:
+        The lines of summary.md.
+    """
+    return [
+        "# Reactions to deletions, and the size of branches",
+        "",
+        f"{made_by(COMMAND)} {scale.words} Nets called `digits-...` are the bundled ones; of "
+        f"others seed 0. {min(images, len(scale.test))} test images. Brackets: 95 % intervals over "
+        "the images.",
+        "",
+        "## Reaction",
+        "",
+        "⟨h - h', F⟩ / ‖F‖² at the end of a stage, mean over the blocks that others follow; "
+        "*held*: with the nonlinearities between the blocks held at the full net's. Later blocks "
+        "*add up* (reaction within 0.9 and 1.1), *amplify* (above), *repair* (reaction and ratio "
+        "of norms below 0.8), *carry on* with what is missing in other directions (reaction below "
+        "0.2, ratio above 0.9), do *both*, or it is *open*; of nets without shortcuts nothing is "
+        "said.",
+        "",
+        *markdown_table(
+            ("net", "stage", "blocks", "reaction", "ratio of norms", "reaction, held",
+             "later blocks"),
+            [row for name, each in found.items() for row in _reaction_rows(name, each.reaction)],
+        ),
+        "",
+        "## Size",
+        "",
+        "What one deletion costs, and noise of the branch's norm instead, in points of error, mean "
+        f"over the blocks that keep the shape; the size explains it if the ratio lies within "
+        f"{COMPARABLE[0]:g} and {COMPARABLE[1]:g}.",
+        "",
+        *markdown_table(
+            ("net", "deletion", "noise", "noise / deletion", "does the size explain it?"),
+            [_size_row(name, each.doses) for name, each in found.items()],
+        ),
+        "",
+        "![Reaction by stage, error by dose](reactions.png)",
+    ]  # fmt: skip
+
+
+def _reaction_rows(name: str, result: ReactionResult | str) -> list[tuple[object, ...]]:
+    if isinstance(result, str):
+        return [(name, f"refused: {result}", *[""] * 5)]
+    rows = []
+    for row in result.stages_frame.to_dict("records"):
+        cells = [
+            f"{row[column]:.3f} [{row[f'{column}_low']:.3f}, {row[f'{column}_high']:.3f}]"
+            if not np.isnan(row[column])
+            else ""
+            for column in ("reaction", "norm_ratio", "reaction_frozen")
+        ]
+        said = "" if is_plain(name) or not row["blocks"] else in_a_word(row)
+        rows.append((name, row["stage"], row["blocks"], *cells, said))
+    return rows
+
+
+def _size_row(name: str, result: DoseResult | str) -> tuple[object, ...]:
+    if isinstance(result, str):
+        return (name, f"refused: {result}", *[""] * 3)
+    row = mean_or_only(result)
+    deletion, noise = (
+        in_points([row[f"{what}{end}"] for end in ("", "_low", "_high")])
+        for what in ("deleted", "perturbed")
+    )
+    if np.isnan(row["ratio"]):
+        return (name, deletion, noise, "", "the deletions' cost cannot be told from zero")
+    ratio = f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]"
+    return (name, deletion, noise, ratio, verdict(row["ratio_low"], row["ratio_high"]))
+
+
+if __name__ == "__main__":
+    chosen = chosen_scale(scale_options(__doc__).parse_args())
+    target = folder_of(__file__, chosen)
+    run(target, chosen, nets=NETS[chosen.name])
+    print((target / "summary.md").read_text())
