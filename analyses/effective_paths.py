@@ -1,6 +1,6 @@
 """Do short paths suffice for training? Claim C7.
 
-Veit et al. 2016 (arXiv 1605.06431), section 4.3: a net that in every training batch keeps only a
+Veit et al. 2016 (arXiv 1605.06431), section 5: a net that in every training batch keeps only a
 random 23 of its 54 blocks, so that it has no path longer than those that carry gradient in the full
 net, ends with 5.96 % test error, the net that is trained in full with 6.10 %. Here such nets are
 held against the same net trained in full and against a shallower one of about as many blocks that
