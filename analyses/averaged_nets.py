@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from calibration_error import Floats, Labels, calibration_error
-from keep_sets import KeepEach, Rule, at_full_weight, blocks_of, drawn, probabilities
+from keep_sets import KeepEach, Rule, blocks_of, drawn, probabilities, weighed
 from trained_nets import Scale
 
 from ensemble_view.models import Architecture
@@ -23,6 +23,10 @@ SETS = 20
 """Keep-sets that are averaged."""
 PROBABILITIES = (0.95, 0.9, 0.8, 0.5)
 DELETED = (1, 2, 5)
+FULL = "nothing left out"
+AS_IN_TRAINING = "as in training"
+DIVIDED = "each kept with {0:g}, divided by {0:g}"
+"""The way in which dropout keeps the mean of what is added up."""
 CALIBRATION = "calibration error"
 PER_IMAGE = ("error", "negative log-likelihood", "Brier score")
 _SMALLEST = float(np.finfo(np.float64).tiny)
@@ -37,18 +41,13 @@ class Way:
         name: For tables.
         rule: Which branches are kept.
         left_out: Expected share of the branches left out.
-        as_in_training: Whether branches count one, as in training, and not what they count in
-            evaluation.
+        weights: What each branch counts where it is kept.
     """
 
     name: str
     rule: Rule
     left_out: float
-    as_in_training: bool = False
-
-
-FULL = Way("nothing left out", Ordinary(), 0.0)
-AS_IN_TRAINING = "as in training"
+    weights: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,21 +136,25 @@ def ways_of(net: str, survivals: Sequence[float]) -> list[Way]:
         survivals: Of each block, in which share of the training batches its branch was there.
 
     Returns:
-        None left out; each kept with one probability; a fixed number deleted; and, if the net was
-        trained with branches left out, as in training.
+        None left out; each kept with one probability, as they are or divided by it; a fixed number
+        deleted; and, if the net was trained with branches left out, as in training.
     """
-    blocks = len(survivals)
-    ways = [FULL]
-    ways += [Way(f"each kept with {p:g}", KeepEach(p), 1 - p) for p in PROBABILITIES]
+    blocks, weights = len(survivals), tuple(survivals)
+    ways = [Way(FULL, Ordinary(), 0.0, weights)]
+    ways += [Way(f"each kept with {p:g}", KeepEach(p), 1 - p, weights) for p in PROBABILITIES]
     ways += [
-        Way(f"{deleted} deleted", EffectivePaths(blocks - deleted), deleted / blocks)
+        Way(DIVIDED.format(p), KeepEach(p), 1 - p, tuple(weight / p for weight in weights))
+        for p in PROBABILITIES
+    ]
+    ways += [
+        Way(f"{deleted} deleted", EffectivePaths(blocks - deleted), deleted / blocks, weights)
         for deleted in DELETED
         if deleted < blocks
     ]
     regime = regime_of(Architecture.parse(net))
     if regime != Ordinary():
         left_out = 1 - sum(survivals) / blocks
-        ways.append(Way(AS_IN_TRAINING, regime, left_out, as_in_training=True))
+        ways.append(Way(AS_IN_TRAINING, regime, left_out, (1.0,) * blocks))
     return ways
 
 
@@ -171,11 +174,10 @@ def outcomes(scale: Scale, net: str, seed: int) -> list[Outcome]:
     labels = scale.test.labels
     ways = ways_of(net, [block.survival for block in blocks_of(model)])
     found = []
-    for as_in_training in sorted({way.as_in_training for way in ways}):
-        chosen = [way for way in ways if way.as_in_training == as_in_training]
+    for weights in dict.fromkeys(way.weights for way in ways):
+        chosen = [way for way in ways if way.weights == weights]
         keep_sets = [k for way in chosen for k in drawn(way.rule, model, SETS, generator)]
-        weighed = at_full_weight(model) if as_in_training else model
-        answers = probabilities(weighed, scale.test, keep_sets)[1:]
+        answers = probabilities(weighed(model, weights), scale.test, keep_sets)[1:]
         for way, each in zip(chosen, np.split(answers, len(chosen)), strict=True):
             alone = _mean_scores(each, labels)
             found.append(Outcome(net, seed, way, each.mean(axis=0), alone))

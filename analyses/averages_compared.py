@@ -82,9 +82,9 @@ def against_full(table: pd.DataFrame) -> pd.DataFrame:
         for score in SCORES:
             by_seed = rows.pivot(index="seed", columns="way", values=score)
             differences = {
-                way: Difference.over_seeds(by_seed[way] - by_seed[FULL.name])
+                way: Difference.over_seeds(by_seed[way] - by_seed[FULL])
                 for way in rows["way"].unique()
-                if way != FULL.name
+                if way != FULL
             }
             tables.append(in_words(differences, net=net, averaged=averaged, score=score))
     return pd.concat(tables, ignore_index=True)

@@ -9,9 +9,10 @@ stochastic depth (Huang et al. 2016, arXiv 1603.09382) weighs its branches so in
 full net is the weight-scaling rule.
 
 Here each net is run with 20 random sets of branches kept, in several ways, and their probabilities
-are averaged. That is held against the full net, paired by seed, and against real ensembles of nets
-of about the effective depth, one net of each seed; in error, negative log-likelihood, Brier score
-and calibration error (Guo et al. 2017, arXiv 1706.04599).
+are averaged; branches that are kept count as they are, or, as in dropout, divided by the
+probability of being kept. That is held against the full net, paired by seed, and against real
+ensembles of nets of about the effective depth, one net of each seed; in error, negative
+log-likelihood, Brier score and calibration error (Guo et al. 2017, arXiv 1706.04599).
 
     python analyses/dropout_analogy.py [--scale digits]
 
@@ -28,7 +29,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from averaged_nets import AS_IN_TRAINING, CALIBRATION, FULL, SCORES, SETS, ensemble, outcomes
+from averaged_nets import (
+    AS_IN_TRAINING,
+    CALIBRATION,
+    DIVIDED,
+    FULL,
+    PROBABILITIES,
+    SCORES,
+    SETS,
+    ensemble,
+    outcomes,
+)
 from averages_compared import (
     RESAMPLES,
     against_ensembles,
@@ -139,7 +150,7 @@ def draw(table: pd.DataFrame, real: pd.DataFrame) -> Figure:
             axis.set_xlabel("share of the branches left out")
             axis.xaxis.set_major_formatter(PercentFormatter(1))
         figure.legend(
-            handles=_handles(table["net"].unique(), lines), loc="outside upper center", ncols=4,
+            handles=_handles(table["net"].unique(), lines), loc="outside upper center", ncols=5,
             frameon=False,
         )  # fmt: skip
     return figure
@@ -150,9 +161,12 @@ def _draw_nets(axis: Axes, table: pd.DataFrame, score: str) -> None:
     for index, net in enumerate(table["net"].unique()):
         rows = table[table["net"] == net]
         trained = rows["way"] == AS_IN_TRAINING
+        divided = rows["way"].isin([DIVIDED.format(p) for p in PROBABILITIES])
         alone = rows["averaged"] == 1
-        _draw_points(axis, rows[~trained & alone], score, f"C{index}:", 0)
-        _draw_points(axis, rows[~trained & ~alone], score, f"C{index}o-", 3)
+        plain = ~trained & ~divided
+        _draw_points(axis, rows[plain & alone], score, f"C{index}:", 0)
+        _draw_points(axis, rows[plain & ~alone], score, f"C{index}o-", 3)
+        _draw_points(axis, rows[divided & ~alone], score, f"C{index}x", 4)
         _draw_points(axis, rows[trained & ~alone], score, f"C{index}*", 8)
 
 
@@ -172,6 +186,7 @@ def _handles(nets: Iterable[str], lines: Mapping[str, str]) -> list[Line2D]:
         *(Line2D([], [], color=f"C{index}", lw=1, label=net) for index, net in enumerate(nets)),
         Line2D([], [], color="0.2", lw=1, marker="o", ms=3, label=f"{SETS} averaged"),
         Line2D([], [], color="0.2", lw=1, ls=":", label="one alone"),
+        Line2D([], [], color="0.2", lw=0, marker="x", ms=4, label=f"{SETS}, divided"),
         Line2D([], [], color="0.2", lw=0, marker="*", ms=8, label=f"{SETS}, as in training"),
         *(Line2D([], [], color="0.45", lw=1, ls=line, label=net) for net, line in lines.items()),
     ]
@@ -263,7 +278,7 @@ def summary(
 
 def _full_nets(table: pd.DataFrame) -> list[list[str]]:
     """Return the cells of a row per full net."""
-    full = table[(table["way"] == FULL.name) & (table["averaged"] == 1)]
+    full = table[(table["way"] == FULL) & (table["averaged"] == 1)]
     return [
         [net, *(written(score, t_interval(full[full["net"] == net][score])) for score in SCORES)]
         for net in full["net"].unique()
@@ -293,13 +308,13 @@ def _cells(rows: pd.DataFrame, way: str) -> list[str]:
 
 def _against(table: pd.DataFrame, by_image: pd.DataFrame) -> list[list[str]]:
     """Return the cells of two rows per ensemble and net: full, and in the best way."""
-    averaged = table[(table["averaged"] == SETS) & (table["way"] != FULL.name)]
+    averaged = table[(table["averaged"] == SETS) & (table["way"] != FULL)]
     means = averaged.groupby(["net", "way"])["negative log-likelihood"].mean().unstack("way")
     found = []
     for name in by_image["ensemble"].unique():
         for net in by_image["net"].unique():
             rows = by_image[(by_image["ensemble"] == name) & (by_image["net"] == net)]
-            ways = (FULL.name, str(means.loc[net].idxmin()))
+            ways = (FULL, str(means.loc[net].idxmin()))
             found += [[name, net, way, *_cells(rows, way)] for way in ways]
     return found
 

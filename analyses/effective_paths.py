@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from differences import Difference, direction
-from keep_sets import at_full_weight, blocks_of, drawn, probabilities
+from keep_sets import blocks_of, drawn, probabilities, weighed
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -229,7 +229,7 @@ def kept_at_test(scale: Scale, nets: Nets, seed: int) -> pd.DataFrame:
         for number in numbers
         for keep_set in drawn(EffectivePaths(number), some, DRAWS, generator)
     ]
-    ways = {AS_IN_TRAINING: at_full_weight(some), WEIGHED: some, FULL: full}
+    ways = {AS_IN_TRAINING: weighed(some, [1.0] * blocks), WEIGHED: some, FULL: full}
     rows = []
     for way, model in ways.items():
         answers = probabilities(model, scale.test, keep_sets)[1:]

@@ -78,19 +78,20 @@ def drawn(rule: Rule, model: nn.Module, count: int, generator: torch.Generator) 
     ]
 
 
-def at_full_weight(model: nn.Module) -> nn.Module:
-    """Return a copy of a net whose branches count in evaluation what they counted in training.
+def weighed(model: nn.Module, weights: Sequence[float]) -> nn.Module:
+    """Return a copy of a net whose branches count something else in evaluation.
 
     Args:
-        model: A net that was trained with branches left out, which weighs each in evaluation by how
-            often it was there.
+        model: The net; if it was trained with branches left out, it weighs each in evaluation by
+            how often it was there.
+        weights: What each branch is multiplied by instead; one, as in training.
 
     Returns:
-        The copy, with a weight of one on every branch.
+        The copy.
     """
     copied = copy.deepcopy(model)
-    for block in blocks_of(copied):
-        block.survival = 1.0
+    for block, weight in zip(blocks_of(copied), weights, strict=True):
+        block.survival = weight
     return copied
 
 

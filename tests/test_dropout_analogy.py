@@ -39,6 +39,12 @@ def scores_by_hand(probabilities, labels):
     }
 
 
+@pytest.fixture
+def few_ways(monkeypatch):
+    monkeypatch.setattr(averaged_nets, "PROBABILITIES", (0.5,))
+
+
+@pytest.mark.usefixtures("few_ways")
 def test_miniature_scores_nets_and_ensembles(tmp_path):
     scale = miniature_scale(tmp_path / "nets")
     table = dropout_analogy.run(tmp_path, scale, NETS)
@@ -79,15 +85,19 @@ def test_averages_are_over_the_keep_sets_that_were_drawn(tmp_path, monkeypatch):
         averaged_nets, "probabilities", lambda *a: (asked.append((*a, once(*a))), asked[-1][3])[1]
     )
     found = averaged_nets.outcomes(scale, "resnet8,survival=50", 0)
-    (weighed, _, of_ways, said), (trained, _, as_trained, said_as_trained) = asked
-    assert weighed.layer3[0].survival == 0.5
-    assert trained.layer3[0].survival == 1
+    # As it is; divided by each of four probabilities; as in training.
+    (plain, _, of_ways, said), *divided, (trained, _, as_trained, said_as_trained) = asked
+    last = [model.layer3[0].survival for model, *_ in asked]
+    assert last == pytest.approx([0.5, 0.5 / 0.95, 0.5 / 0.9, 0.5 / 0.8, 1, 1])
+    assert [model.layer1[0].survival for model in (plain, trained)] == pytest.approx([5 / 6, 1])
+    assert {len(keep_sets) for _, _, keep_sets, _ in divided} == {20}
     assert len(as_trained) == 20
     assert of_ways[:20] == [(0, 1, 2)] * 20
     assert {len(kept) for kept in of_ways[100:120]} == {2}
     # The first of the answers is the full net's.
     expected = {
         "each kept with 0.5": said[81:101],
+        "each kept with 0.9, divided by 0.9": divided[1][3][1:],
         "1 deleted": said[101:121],
         "2 deleted": said[121:141],
         "as in training": said_as_trained[1:],
@@ -104,10 +114,12 @@ def test_ways_leave_out_what_they_say():
     assert ways["as in training"].rule == StochasticDepth(0.5)
     assert ways["as in training"].left_out == 0.25
     assert ways["5 deleted"].left_out == 0.5
+    assert ways["each kept with 0.8, divided by 0.8"].weights[:2] == (0.625, 1.25)
     assert sum(ways["2 deleted"].rule.draw([None] * 10, torch.Generator())) == 8
     assert "5 deleted" not in {w.name for w in averaged_nets.ways_of("resnet8", [1.0] * 3)}
 
 
+@pytest.mark.usefixtures("few_ways")
 def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     scale = replace(miniature_scale(tmp_path / "nets"), seeds=(0,))
     dropout_analogy.run(tmp_path, scale, NETS)

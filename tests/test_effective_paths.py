@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from keep_sets import KeepEach, at_full_weight, drawn, probabilities
+from keep_sets import KeepEach, drawn, probabilities, weighed
 
 from ensemble_view.models import build
 from ensemble_view.training.regimes import EffectivePaths
@@ -76,14 +76,18 @@ def test_each_keep_set_is_the_net_with_the_other_branches_at_zero(tmp_path):
     keep_sets = [(0, 2, 3), (1,), (0, 2, 3), (0, 1, 4, 5)]
     images, _ = scale.test.take(range(len(scale.test)))
     survivals = [1 - 0.5 * number / 6 for number in range(1, 7)]
-    for net, weights in ((model, [1.0] * 6), (at_full_weight(model), [1 / s for s in survivals])):
+    for net, weights in (
+        (model, [1.0] * 6),
+        (weighed(model, [1.0] * 6), [1 / s for s in survivals]),
+        (weighed(model, [2 * s for s in survivals]), [2.0] * 6),
+    ):
         found = probabilities(net, scale.test, keep_sets)
         for kept, answers in zip([range(6), *keep_sets], found, strict=True):
             factors = [weight if index in kept else 0 for index, weight in enumerate(weights)]
             with torch.no_grad():
                 expected = with_branches(model, factors)(images).double().softmax(1).numpy()
             np.testing.assert_allclose(answers, expected, atol=2e-5)
-    # The copy at full weight has not changed the net.
+    # The copy has not changed the net.
     assert [b.survival for b in model.modules() if hasattr(b, "survival")] == pytest.approx(
         survivals
     )
