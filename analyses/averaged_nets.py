@@ -25,7 +25,7 @@ PROBABILITIES = (0.95, 0.9, 0.8, 0.5)
 DELETED = (1, 2, 5)
 FULL = "nothing left out"
 AS_IN_TRAINING = "as in training"
-DIVIDED = "each kept with {0:g}, divided by {0:g}"
+DIVIDED = "each kept with {:g} and divided by it"
 """The way in which dropout keeps the mean of what is added up."""
 CALIBRATION = "calibration error"
 PER_IMAGE = ("error", "negative log-likelihood", "Brier score")

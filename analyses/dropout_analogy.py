@@ -18,7 +18,7 @@ log-likelihood, Brier score and calibration error (Guo et al. 2017, arXiv 1706.0
 
 writes ``analyses/dropout_analogy/``: ``scores.csv`` (by net, seed, way and number averaged),
 ``against_full.csv``, ``ensembles.csv``, ``against_ensembles.csv``, the figure and ``summary.md``.
-Five minutes on one CPU core once the nets are trained.
+Ten minutes on one CPU core once the nets are trained.
 """
 
 from __future__ import annotations
@@ -164,20 +164,21 @@ def _draw_nets(axis: Axes, table: pd.DataFrame, score: str) -> None:
         divided = rows["way"].isin([DIVIDED.format(p) for p in PROBABILITIES])
         alone = rows["averaged"] == 1
         plain = ~trained & ~divided
-        _draw_points(axis, rows[plain & alone], score, f"C{index}:", 0)
-        _draw_points(axis, rows[plain & ~alone], score, f"C{index}o-", 3)
-        _draw_points(axis, rows[divided & ~alone], score, f"C{index}x", 4)
-        _draw_points(axis, rows[trained & ~alone], score, f"C{index}*", 8)
+        _draw_points(axis, rows[plain & alone], score, f"C{index}:", 0, bars=False)
+        _draw_points(axis, rows[divided & ~alone], score, f"C{index}x", 4, bars=False)
+        _draw_points(axis, rows[plain & ~alone], score, f"C{index}o-", 3, bars=True)
+        _draw_points(axis, rows[trained & ~alone], score, f"C{index}*", 8, bars=True)
 
 
-def _draw_points(axis: Axes, rows: pd.DataFrame, score: str, line: str, size: float) -> None:
-    """Draw means and t intervals over the seeds by the share of branches left out."""
+def _draw_points(
+    axis: Axes, rows: pd.DataFrame, score: str, line: str, size: float, *, bars: bool
+) -> None:
+    """Draw means over the seeds, with t intervals, by the share of branches left out."""
     by_share = [(share, *t_interval(own[score])) for share, own in rows.groupby("left_out")]
     if by_share:
         share, mean, low, high = np.array(by_share).T
-        axis.errorbar(
-            share, mean, [mean - low, high - mean], fmt=line, ms=size, lw=1, elinewidth=0.6
-        )
+        ends = [mean - low, high - mean] if bars else None
+        axis.errorbar(share, mean, ends, fmt=line, ms=size, lw=1, elinewidth=0.6)
 
 
 def _handles(nets: Iterable[str], lines: Mapping[str, str]) -> list[Line2D]:

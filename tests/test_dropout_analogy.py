@@ -97,7 +97,7 @@ def test_averages_are_over_the_keep_sets_that_were_drawn(tmp_path, monkeypatch):
     # The first of the answers is the full net's.
     expected = {
         "each kept with 0.5": said[81:101],
-        "each kept with 0.9, divided by 0.9": divided[1][3][1:],
+        "each kept with 0.9 and divided by it": divided[1][3][1:],
         "1 deleted": said[101:121],
         "2 deleted": said[121:141],
         "as in training": said_as_trained[1:],
@@ -114,7 +114,7 @@ def test_ways_leave_out_what_they_say():
     assert ways["as in training"].rule == StochasticDepth(0.5)
     assert ways["as in training"].left_out == 0.25
     assert ways["5 deleted"].left_out == 0.5
-    assert ways["each kept with 0.8, divided by 0.8"].weights[:2] == (0.625, 1.25)
+    assert ways["each kept with 0.8 and divided by it"].weights[:2] == (0.625, 1.25)
     assert sum(ways["2 deleted"].rule.draw([None] * 10, torch.Generator())) == 8
     assert "5 deleted" not in {w.name for w in averaged_nets.ways_of("resnet8", [1.0] * 3)}
 
