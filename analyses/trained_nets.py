@@ -189,6 +189,25 @@ def folder_of(file: str, scale: Scale) -> Path:
     return folder if scale.name == "digits" else folder / scale.name
 
 
+def command_of(file: str, scale: Scale) -> str:
+    """Return the command that runs an analysis at a scale.
+
+    Args:
+        file: The analysis's own ``__file__``.
+        scale: What it runs at.
+
+    Returns:
+        For a summary.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> command_of("analyses/shortcuts.py", SimpleNamespace(name="cifar10"))
+        'python analyses/shortcuts.py --scale cifar10'
+    """
+    command = f"python analyses/{Path(file).name}"
+    return command if scale.name == "digits" else f"{command} --scale {scale.name}"
+
+
 def scale_options(description: str | None) -> argparse.ArgumentParser:
     """Return the options that say at what scale an analysis runs.
 
