@@ -18,9 +18,8 @@ writes ``analyses/shortcuts/``: ``seeds.csv`` (errors of every net), ``nets.csv`
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +37,14 @@ from compared_nets import (
     opening,
     probability,
 )
-from extraction_speed import operations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from reporting import cpu_seconds, in_points, markdown_table, write
-from scipy import stats
+from net_costs import Cost, cost, median_interval, times_as_much, times_of
+from reporting import in_points, markdown_table, write
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, resnet50
 from trained_nets import Scale, chosen_scale, folder_of, scale_options
 
-from ensemble_view.bench.conditions import one_thread
 from ensemble_view.figures import FULL_WIDTH, paper_style
 
 DEPTHS = {"digits": (32, 29), "cifar10": (110, 110), "cifar10-fast": (20, 20)}
@@ -57,19 +54,6 @@ BATCH = 64
 ROUNDS = 31
 DOUBLED = (1.8, 2.2)
 """What counts as twice as much."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a net costs.
-
-    Args:
-        parameters: How many it has.
-        multiply_adds: Of one image, in convolutions and linear layers.
-    """
-
-    parameters: int
-    multiply_adds: int
 
 
 @dataclass(frozen=True)
@@ -159,60 +143,6 @@ def run(
         summary(scale, groups, means, found, costs, ratios, images),
     )
     return errors
-
-
-def cost(net: nn.Module, image: Tensor) -> Cost:
-    """Count what a net costs.
-
-    Args:
-        net: Any net.
-        image: One, as a batch.
-
-    Returns:
-        Parameters and multiply-adds.
-    """
-    return Cost(
-        sum(parameter.numel() for parameter in net.parameters()), operations(net, image) // 2
-    )
-
-
-def times_of(models: Mapping[str, nn.Module], images: Tensor, rounds: int) -> pd.DataFrame:
-    """Time a forward pass of each net in turns, so that what else runs falls on all.
-
-    Args:
-        models: By name.
-        images: A batch.
-        rounds: How often each is timed, after a turn to warm up.
-
-    Returns:
-        A row per round: CPU seconds, a column per net.
-    """
-    with one_thread():
-        turns = [
-            {name: cpu_seconds(partial(model, images)) for name, model in models.items()}
-            for _ in range(rounds + 1)
-        ]
-    return pd.DataFrame(turns[1:])
-
-
-def median_interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """Return the median and the interval between two of the values that covers it.
-
-    Args:
-        values: Independent ones.
-
-    Returns:
-        Median, lower and upper end at 95 % or more; of fewer than six values, no interval.
-
-    Example:
-        >>> median_interval([5, 1, 4, 2, 3, 6, 7, 8])
-        (4.5, 1.0, 8.0)
-    """
-    ordered = np.sort(np.asarray(list(values), dtype=np.float64))
-    outside = int(stats.binom.ppf(0.025, len(ordered), 0.5))
-    if outside == 0:
-        return float(np.median(ordered)), np.nan, np.nan
-    return float(np.median(ordered)), float(ordered[outside - 1]), float(ordered[-outside])
 
 
 def costs_table(groups: Groups, counted: Mapping[str, Cost], times: pd.DataFrame) -> pd.DataFrame:
@@ -482,24 +412,6 @@ def costs_lines(costs: pd.DataFrame) -> list[str]:
             for place, (_, row) in enumerate(costs.iterrows())
         ],
     )
-
-
-def times_as_much(value: float, low: float, high: float) -> str:
-    """Write a ratio with its interval, where it has one.
-
-    Args:
-        value: The ratio.
-        low: Lower end, or nan.
-        high: Upper end, or nan.
-
-    Returns:
-        For example "1.56 [1.50, 1.61]".
-
-    Example:
-        >>> times_as_much(1.5, 1.4, 1.6), times_as_much(1.0, np.nan, np.nan)
-        ('1.50 [1.40, 1.60]', '1.00')
-    """
-    return f"{value:.2f}" if np.isnan(low) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _doubling_cells(one: Ratio) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import net_costs
 import numpy as np
 import pandas as pd
 import pytest
 import shortcuts
 import torch
-from shortcuts import Cost
+from net_costs import Cost
 
 from ensemble_view.models import build
 from miniature import miniature_scale
@@ -48,7 +49,7 @@ def test_multiply_adds_are_those_of_convolutions_and_the_linear_layer():
     layers = [(1, 16, 8), (16, 16, 8), (16, 16, 8), (16, 32, 4), (32, 32, 4), (32, 64, 2)]
     layers.append((64, 64, 2))
     expected = sum(9 * a * b * side**2 for a, b, side in layers) + 64 * 10
-    found = shortcuts.cost(build("plain8", in_channels=1).eval(), torch.zeros(1, 1, 8, 8))
+    found = net_costs.cost(build("plain8", in_channels=1).eval(), torch.zeros(1, 1, 8, 8))
     assert found.multiply_adds == expected
     assert found.parameters == sum(9 * a * b + 2 * b for a, b, _ in layers) + 64 * 10 + 10
 
@@ -56,7 +57,7 @@ def test_multiply_adds_are_those_of_convolutions_and_the_linear_layer():
 def test_a_large_net_with_projections_is_counted_without_weights():
     whole = [shortcuts.imagenet_net(projections=with_) for with_ in (False, True)]
     image = torch.zeros(1, 3, 224, 224, device="meta")
-    before, after = (shortcuts.cost(net, image) for net in whole)
+    before, after = (net_costs.cost(net, image) for net in whole)
     # As torchvision's documentation has it.
     assert before.parameters == 25_557_032
     assert before.multiply_adds / 1e9 == pytest.approx(4.09, abs=0.005)
@@ -78,12 +79,12 @@ def test_the_interval_of_a_median_covers_it():
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(2000):
-        median, low, high = shortcuts.median_interval(generator.exponential(size=31))
+        median, low, high = net_costs.median_interval(generator.exponential(size=31))
         assert low <= median <= high
         covered += low <= np.log(2) <= high
     # Between the 10th and the 22nd of 31: 97.06 % exactly.
     assert covered / 2000 == pytest.approx(0.9706, abs=0.012)
-    assert np.isnan(shortcuts.median_interval([1, 2, 3, 4, 5])[1])
+    assert np.isnan(net_costs.median_interval([1, 2, 3, 4, 5])[1])
 
 
 @pytest.mark.parametrize(
