@@ -5,6 +5,7 @@ from __future__ import annotations
 import one_layer_branches
 import pandas as pd
 import pytest
+from one_layer_branches import verdict
 
 from miniature import miniature_scale
 
@@ -31,9 +32,9 @@ def test_miniature_compares_nets_of_the_same_convolutions(tmp_path):
         means["plain8"] - means["resnet8,layers=1"]
     )
     assert (tmp_path / "one_layer_branches.pdf").stat().st_size > 1000
-    assert "- 8 layers deep, branches of one layer, by test error: " in (
-        tmp_path / "summary.md"
-    ).read_text(encoding="utf-8")
+    rows = [written.loc[("test_error", name)] for name in ("plain", "two layers")]
+    sentence = f"- 8 layers deep, branches of one layer, by test error: {verdict(*rows)}."
+    assert sentence in (tmp_path / "summary.md").read_text(encoding="utf-8").splitlines()
 
 
 def row(difference, holm, high=0.02):
@@ -67,4 +68,4 @@ def row(difference, holm, high=0.02):
     ],
 )
 def test_the_words_follow_from_the_differences(plain, two, said):
-    assert one_layer_branches.verdict(plain, two) == said
+    assert verdict(plain, two) == said

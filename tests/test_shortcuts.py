@@ -39,6 +39,9 @@ def test_miniature_counts_what_the_options_cost(tmp_path):
     # Of six values, the extremes cover the median but for 2 of 64 cases.
     assert costs.loc["C", "low"] == pytest.approx(ratios.min())
     assert costs.loc["C", "high"] == pytest.approx(ratios.max())
+    doubling = pd.read_csv(tmp_path / "doubling.csv").set_index("of")
+    ratios = times["resnet20,layers=3,shortcut=C"] / times["resnet20,layers=3,shortcut=B"]
+    assert doubling.loc["resnet20 with bottlenecks", "time"] == pytest.approx(ratios.median())
     text = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert "| one block of 256 channels | 1.94 | yes | 1.94 | yes | — | — |" in text
     assert (tmp_path / "shortcuts.png").stat().st_size > 1000
