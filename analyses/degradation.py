@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from reporting import in_points, made_by, markdown_table, t_interval, write
-from trained_nets import Scale, chosen_scale, folder_of, scale_options
+from trained_nets import Scale, chosen_scale, folder_of, scale_options, training_error
 
 from ensemble_view.figures import FULL_WIDTH, paper_style
 
@@ -90,11 +90,6 @@ def epochs_of(scale: Scale, kind: str, depth: int, seed: int) -> pd.DataFrame:
     made = scale.net(KINDS[kind].format(depth), seed)
     history = (made.training or {})["history"]
     per_epoch = len(torch.split(torch.arange(len(scale.train)), scale.recipe.batch_size))
-    with torch.no_grad():
-        wrong = [
-            int((made.model(inputs).argmax(1) != labels).sum())
-            for inputs, labels in scale.train.batches(256)
-        ]
     rows = [
         {
             "kind": kind,
@@ -108,7 +103,7 @@ def epochs_of(scale: Scale, kind: str, depth: int, seed: int) -> pd.DataFrame:
         }
         for entry in history
     ]
-    rows[-1]["training_error"] = sum(wrong) / len(scale.train)
+    rows[-1]["training_error"] = training_error(scale, made)
     return pd.DataFrame(rows)
 
 

@@ -54,7 +54,7 @@ def in_points(interval: Sequence[float]) -> str:
         '1.3 [0.8, 1.8]'
     """
     value, low, high = (100 * float(number) for number in interval)
-    return f"{value:.1f}" if np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    return f"{value:z.1f}" if np.isnan(low) else f"{value:z.1f} [{low:z.1f}, {high:z.1f}]"
 
 
 def processor() -> str:

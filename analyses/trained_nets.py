@@ -170,6 +170,24 @@ def error(made: Checkpoint) -> float:
     return 1.0 - float((made.training or {})["test_accuracy"])
 
 
+def training_error(scale: Scale, made: Checkpoint) -> float:
+    """Return the share of the training images, as they are, that a trained net names wrongly.
+
+    Args:
+        scale: What it was trained at.
+        made: As `Scale.net` gave it.
+
+    Returns:
+        Its training error in evaluation.
+    """
+    with torch.no_grad():
+        wrong = [
+            int((made.model(inputs).argmax(1) != labels).sum())
+            for inputs, labels in scale.train.batches(256)
+        ]
+    return sum(wrong) / len(scale.train)
+
+
 def folder_of(file: str, scale: Scale) -> Path:
     """Return where an analysis writes at a scale.
 

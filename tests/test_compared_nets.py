@@ -1,0 +1,143 @@
+"""What analyses share that compare nets: differences, tests, words and dots, on made-up errors."""
+
+from __future__ import annotations
+
+import math
+
+import compared_nets
+import numpy as np
+import pandas as pd
+import pytest
+from compared_nets import Compared
+from scipy import stats
+
+ERRORS = {
+    ("one", "base"): (0.02, 0.03, 0.01, 0.02, 0.04),
+    ("one", "worse"): (0.06, 0.08, 0.05, 0.05, 0.09),
+    ("one", "alike"): (0.03, 0.01, 0.02, 0.03, 0.03),
+    ("one", "failing"): (0.10, 0.30, 0.90, 0.20, 0.21),
+    ("two", "base"): (0.50, 0.51, 0.52, 0.53, 0.55),
+    ("two", "better"): (0.02, 0.03, 0.01, 0.02, 0.04),
+}
+
+
+def table(seeds=5):
+    # What is paired is the seed, wherever its row stands.
+    rows = [
+        (group, name, f"net of {name}", seed, errors[seed], errors[seed] / 2)
+        for (group, name), errors in ERRORS.items()
+        for seed in sorted(range(seeds), reverse=name == "worse")
+    ]
+    names = ["group", "name", "net", "seed", "test_error", "training_error"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def test_differences_are_paired_and_adjusted_within_a_group():
+    found = compared_nets.differences(table())
+    assert len(found) == 2 * 4
+    rows = found[found["measure"] == "test_error"].set_index("name")
+    tests = {}
+    for name, row in rows.iterrows():
+        own, base = ERRORS[row["group"], name], ERRORS[row["group"], row["against"]]
+        tests[name] = stats.ttest_rel(own, base)
+        interval = tests[name].confidence_interval(0.95)
+        assert row["difference"] == pytest.approx(np.mean(own) - np.mean(base))
+        assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+        assert row["p_value"] == pytest.approx(tests[name].pvalue)
+    # Holm by hand: three in one group, smallest p-value first; one in the other.
+    small, middle, large = sorted(tests[name].pvalue for name in ("worse", "alike", "failing"))
+    expected = {small: 3 * small, middle: max(3 * small, 2 * middle)}
+    expected[large] = max(expected[middle], large)
+    for name in ("worse", "alike", "failing"):
+        assert rows.loc[name, "holm"] == pytest.approx(min(1, expected[tests[name].pvalue]))
+    assert rows.loc["better", "holm"] == pytest.approx(tests["better"].pvalue)
+    halves = found[found["measure"] == "training_error"].set_index("name")
+    assert halves["difference"].to_dict() == pytest.approx((rows["difference"] / 2).to_dict())
+
+
+def test_one_seed_has_differences_and_no_test():
+    found = compared_nets.differences(table(seeds=1))
+    assert found[["low", "high", "p_value", "holm"]].isna().all(axis=None)
+    assert {compared_nets.direction(row) for _, row in found.iterrows()} == {"cannot be told"}
+
+
+def test_failed_trainings_are_those_above_a_fifth():
+    means = compared_nets.by_net(table()).set_index(["group", "name"])
+    # 0.20 is not above.
+    assert means.loc[("one", "failing"), "failed"] == 3
+    assert means.loc[("one", "worse"), "failed"] == 0
+    assert means.loc[("two", "base"), "failed"] == 5
+    assert means.loc[("two", "base"), "seeds"] == 5
+    assert means.loc[("two", "base"), "training_error"] == pytest.approx(0.261)
+
+
+@pytest.mark.parametrize(
+    ("difference", "holm", "said"),
+    [
+        (0.1, 0.049, "worse"),
+        (-0.1, 0.049, "better"),
+        (0.1, 0.05, "cannot be told"),
+        (-0.1, math.nan, "cannot be told"),
+    ],
+)
+def test_the_words_follow_from_the_adjusted_p_value(difference, holm, said):
+    row = pd.Series({"difference": difference, "holm": holm})
+    assert compared_nets.direction(row) == said
+
+
+@pytest.mark.parametrize(
+    ("difference", "holm", "published", "first", "said"),
+    [
+        (0.1, 0.01, 8.70, 6.61, "yes"),
+        (0.1, 0.01, math.inf, 6.61, "yes"),
+        (-0.1, 0.01, 6.37, 6.61, "yes"),
+        (-0.1, 0.01, math.inf, 6.61, "no, the other way round"),
+        (0.1, 0.01, 6.37, 6.61, "no, the other way round"),
+        (0.1, 0.06, 8.70, 6.61, "cannot be told"),
+        (0.1, 0.01, None, 6.61, "—"),
+        (0.1, 0.01, 8.70, None, "—"),
+    ],
+)
+def test_signs_are_compared_with_the_paper(difference, holm, published, first, said):
+    row = pd.Series({"difference": difference, "holm": holm})
+    assert compared_nets.agreement(row, published, first) == said
+
+
+def test_a_table_says_what_was_found_beside_the_paper():
+    errors = table()
+    group = (
+        Compared("base", "net of base", 6.61),
+        Compared("worse", "net of worse", 8.7),
+        Compared("alike", "net of alike"),
+        Compared("failing", "net of failing", math.inf),
+    )
+    lines = compared_nets.comparison_table(
+        group, "one", compared_nets.by_net(errors), compared_nets.differences(errors)
+    )
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert cells[0][4] == "test error less that of base"
+    assert cells[2] == ["base", "1.2 [0.5, 1.9]", "2.4 [1.0, 3.8]", "0", "—", "—", "6.61", "—"]
+    assert cells[3][0] == "worse"
+    assert cells[3][4].startswith("4.2 [")
+    assert cells[3][6:] == ["8.70", "yes"]
+    assert cells[4][6:] == ["—", "—"]
+    assert cells[5][3:4] + cells[5][6:] == ["3", "fails", "cannot be told"]
+
+
+def test_a_figure_has_a_dot_per_seed_and_the_interval():
+    errors = table()
+    figure = compared_nets.draw(errors)
+    one, two = figure.axes
+    assert [label.get_text() for label in two.get_yticklabels()] == list(
+        errors[errors["group"] == two.get_title()]["name"].unique()
+    )
+    # Three lines a net: seeds, interval, mean.
+    for place, name in enumerate(label.get_text() for label in one.get_yticklabels()):
+        seeds, interval, mean = one.lines[3 * place : 3 * place + 3]
+        values = ERRORS["one", name]
+        assert sorted(seeds.get_xdata()) == pytest.approx(sorted(values))
+        assert mean.get_xdata() == pytest.approx([np.mean(values)])
+        low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+        assert interval.get_xdata() == pytest.approx([max(low, 0), min(high, 1)])
+    # The last one's interval goes beyond what an error can be.
+    assert low < 0
