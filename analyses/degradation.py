@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from reporting import in_points, made_by, markdown_table, t_interval, write
-from trained_nets import Scale, chosen_scale, folder_of, scale_options, training_error
+from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_options, training_error
 
 from ensemble_view.figures import FULL_WIDTH, paper_style
 
@@ -225,13 +225,10 @@ def summary(scale: Scale, errors: pd.DataFrame, convergence: pd.DataFrame) -> li
     Returns:
         The lines of summary.md.
     """
-    command = "python analyses/degradation.py"
-    if scale.name != "digits":
-        command += f" --scale {scale.name}"
     lines = [
         "# Degradation and early convergence",
         "",
-        f"{made_by(command, scale.device)} {scale.words} Brackets: 95 % t intervals over the "
+        f"{made_by(command_of(__file__, scale), scale.device)} {scale.words} Brackets: 95 % t intervals over the "
         "seeds, in points.",
         "",
         "Error of the trained nets in per cent, on the training images (as they are) and on the "

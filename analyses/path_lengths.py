@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from lesioned_nets import opened
 from matplotlib.figure import Figure
 from reporting import made_by, markdown_table, t_interval, write
-from trained_nets import Scale, chosen_scale, folder_of, scale_options
+from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_options
 
 import ensemble_view
 from ensemble_view import GradientsByLength
@@ -83,7 +84,7 @@ def run(
     figures: dict[str, Figure] = {}
     shares: list[pd.DataFrame] = []
     for name in nets:
-        net = opened(scale, name)
+        net = opened(scale, name, scale.seeds[0])
         four = ensemble_view.gradients_by_length(
             net, scale.test, method="all", limit=weighted, untrained=True, **HOW
         )
@@ -103,21 +104,6 @@ def run(
     lines = summary(scale, found, tables["shares"], differences, weighted, shared_out)
     write(folder, tables, figures, lines)
     return found
-
-
-def opened(scale: Scale, name: str) -> ensemble_view.Checkpoint:
-    """Return a bundled net, or one that was trained.
-
-    Args:
-        scale: Data, recipe and seeds.
-        name: Of either.
-
-    Returns:
-        The net.
-    """
-    if name.startswith("digits-"):
-        return ensemble_view.load_checkpoint(name)
-    return scale.net(name, scale.seeds[0])
 
 
 def shared(name: str, net: ensemble_view.Checkpoint, scale: Scale, images: int) -> pd.DataFrame:
@@ -307,7 +293,7 @@ def summary(
     lines = [
         "# Path lengths",
         "",
-        f"{made_by('python analyses/path_lengths.py', scale.device)} {scale.words}",
+        f"{made_by(command_of(__file__, scale), scale.device)} {scale.words}",
         "",
         f"Share of the gradient by length (projected), exact for each of {shared_out} test images; "
         "mean length with its 95 % t interval over the images. C5, the gradient comes by short "

@@ -22,7 +22,7 @@ import pandas as pd
 from layer_responses import moments, responses
 from matplotlib.figure import Figure
 from reporting import made_by, markdown_table, t_interval, write
-from trained_nets import Scale, chosen_scale, folder_of, scale_options
+from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_options
 
 from ensemble_view.figures import FULL_WIDTH, paper_style
 
@@ -150,7 +150,7 @@ def summary(scale: Scale, by_net: pd.DataFrame, differences: pd.DataFrame) -> li
     return [
         "# Responses of layers by depth",
         "",
-        f"{made_by('python analyses/responses_by_depth.py')} {scale.words}",
+        f"{made_by(command_of(__file__, scale), scale.device)} {scale.words}",
         "",
         "Standard deviation of what each 3×3 convolution gives, after BatchNorm, before "
         "nonlinearity or addition: of one image's values, geometric mean over the test images, "

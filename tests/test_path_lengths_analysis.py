@@ -87,9 +87,3 @@ def test_short_paths_are_a_third_of_the_blocks(mean_low, mean_high, negative, sa
 )
 def test_training_lengthens_paths_or_shortens_them(low, high, said):
     assert path_lengths.direction(low, high) == said
-
-
-def test_bundled_nets_are_opened_by_name(tmp_path):
-    net = path_lengths.opened(miniature_scale(tmp_path), "digits-resnet110")
-    assert net.path is not None
-    assert net.path.stem == "digits-resnet110"
