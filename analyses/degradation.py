@@ -228,8 +228,8 @@ def summary(scale: Scale, errors: pd.DataFrame, convergence: pd.DataFrame) -> li
     lines = [
         "# Degradation and early convergence",
         "",
-        f"{made_by(command_of(__file__, scale), scale.device)} {scale.words} Brackets: 95 % t intervals over the "
-        "seeds, in points.",
+        f"{made_by(command_of(__file__, scale), scale.device)} {scale.words} Brackets: 95 % t "
+        "intervals over the seeds, in points.",
         "",
         "Error of the trained nets in per cent, on the training images (as they are) and on the "
         "test images:",
