@@ -115,10 +115,11 @@ def draw(table: pd.DataFrame, nets: Sequence[str]) -> Figure:
                 )  # fmt: skip
             axis.set_title(kind, fontsize=8)
             axis.set_xlabel("3×3 layer")
-            axis.set_ylim(bottom=0)
+            axis.set_yscale("log")
             axis.spines[["top", "right"]].set_visible(False)
             axis.legend(frameon=False)
         figure.axes[0].set_ylabel("typical deviation of response")
+        figure.axes[0].yaxis.set_major_formatter("{x:g}")
     return figure
 
 
@@ -170,6 +171,8 @@ def summary(scale: Scale, by_net: pd.DataFrame, differences: pd.DataFrame) -> li
                 for _, row in differences.iterrows()
             ],
         ),
+        "",
+        "Lines are means over the seeds, bands reach from the least to the largest.",
         "",
         "![Response by layer](responses.png)",
     ]
