@@ -286,7 +286,8 @@ def verdicts(errors: pd.DataFrame) -> list[str]:
         if deepest["training_error_low"] > best["training_error_high"]:
             said.append(
                 f"{str(kind).capitalize()} degrades: at depth {deepest['depth']} the training "
-                f"error is above that at depth {best['depth']}, their intervals apart."
+                f"error is {100 * (deepest['training_error'] - best['training_error']):.1f} points "
+                f"above that at depth {best['depth']}, their intervals apart."
             )
         else:
             said.append(
