@@ -17,7 +17,7 @@ BUNDLED = (*RESIDUAL, *PLAIN)
 NETS = {
     "digits": (*BUNDLED, "highway32"),
     "cifar10": ("resnet110", "resnet110v2", "plain32", "vgg15", "highway32"),
-    "cifar10-fast": ("resnet20", "resnet20v2", "plain20"),
+    "cifar10-fast": ("resnet20", "plain20"),
 }
 """With shortcuts and without."""
 
