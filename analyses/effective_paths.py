@@ -7,7 +7,9 @@ held against the same net trained in full and against a shallower one of about a
 was trained alone. The claim is supported if keeping some blocks costs at most half a point: the
 upper one-sided 95 % bound of Welch's test over the seeds is at most 0.5 points; refuted if the
 lower one is above; inconclusive between. At test time the net that was trained with some of its
-blocks is run with all and with a random few of them.
+blocks is run with all and with a random few of them. Because its branches counted otherwise while
+BatchNorm's statistics were gathered, the nets are compared once more with statistics estimated
+anew, branches counting what they count in evaluation.
 
     python analyses/effective_paths.py [--scale digits]
 
@@ -18,6 +20,7 @@ writes ``analyses/effective_paths/``: ``errors.csv`` (by net and seed), ``compar
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,8 +35,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from reporting import in_points, made_by, markdown_table, t_interval, write
 from scipy import stats
+from torch import nn
 from trained_nets import Scale, chosen_scale, command_of, error, folder_of, scale_options
 
+from ensemble_view import LabelledData
 from ensemble_view.figures import FULL_WIDTH, paper_style
 from ensemble_view.models import Architecture
 from ensemble_view.statistics import holm
@@ -46,9 +51,11 @@ DRAWS = 20
 """Keep-sets per net and number of blocks kept."""
 STEPS = 9
 """Numbers of blocks kept at test time, in even steps up to all."""
+ESTIMATION_BATCH = 250
 AS_IN_TRAINING = "some, as in training"
 WEIGHED = "some, weighed"
 FULL = "full"
+TEST, ESTIMATED_ANEW = "error", "estimated_anew"
 
 
 @dataclass(frozen=True)
@@ -123,13 +130,15 @@ def run(folder: Path, scale: Scale, nets: Nets) -> pd.DataFrame:
     """
     errors = pd.DataFrame(
         [
-            (net, seed, error(scale.net(net, seed)))
+            {"net": net, "seed": seed, **errors_of(scale, net, seed)}
             for net in (nets.full, nets.some, nets.alone)
             for seed in scale.seeds
-        ],
-        columns=["net", "seed", "error"],
+        ]
     )
-    compared = comparisons(errors, nets.pairs)
+    compared = pd.concat(
+        [comparisons(errors, nets.pairs, measure) for measure in (TEST, ESTIMATED_ANEW)],
+        ignore_index=True,
+    )
     kept = pd.concat([kept_at_test(scale, nets, seed) for seed in scale.seeds], ignore_index=True)
     write(
         folder,
@@ -138,6 +147,51 @@ def run(folder: Path, scale: Scale, nets: Nets) -> pd.DataFrame:
         summary(scale, nets, errors, compared, kept),
     )
     return kept
+
+
+def errors_of(scale: Scale, net: str, seed: int) -> dict[str, float]:
+    """Return the errors of a net.
+
+    Args:
+        scale: Data and recipe.
+        net: Its architecture.
+        seed: Of its training.
+
+    Returns:
+        Its test error; that with BatchNorm's statistics estimated anew; and the error in the last
+        epoch of training, with branches left out if they were.
+    """
+    made = scale.net(net, seed)
+    anew = estimated_anew(made.model.to(scale.device), scale.train)
+    answers = probabilities(anew, scale.test)[0]
+    return {
+        TEST: error(made),
+        ESTIMATED_ANEW: float((answers.argmax(axis=1) != scale.test.labels).mean()),
+        "last_epoch": 1 - float((made.training or {})["history"][-1]["accuracy"]),
+    }
+
+
+def estimated_anew(model: nn.Module, data: LabelledData) -> nn.Module:
+    """Return a copy of a net whose BatchNorm statistics are those of evaluation.
+
+    Args:
+        model: The net, in evaluation: its branches count what they count there.
+        data: The images to estimate from, unshifted.
+
+    Returns:
+        The copy, with means over the batches of their means and variances.
+    """
+    copied = copy.deepcopy(model)
+    device = next(copied.parameters()).device
+    norms = [module for module in copied.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for inputs, _ in data.batches(ESTIMATION_BATCH):
+            copied(inputs.to(device))
+    return copied.eval()
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Welch:
@@ -169,22 +223,26 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Welch:
     )
 
 
-def comparisons(errors: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def comparisons(
+    errors: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str
+) -> pd.DataFrame:
     """Compare pairs of nets.
 
     Args:
         errors: A row per net and seed.
         pairs: First and second net.
+        measure: Which error.
 
     Returns:
         A row per pair, with the p-value of any difference also by Holm over the pairs, and in
         words whether the first is not inferior, and whether it is better or worse.
     """
-    by_net = errors.groupby("net")["error"].apply(list)
+    by_net = errors.groupby("net")[measure].apply(list)
     found = [welch(by_net[one], by_net[other]) for one, other in pairs]
     table = pd.DataFrame([asdict(difference) for difference in found])
-    table.insert(0, "first", [one for one, _ in pairs])
-    table.insert(1, "second", [other for _, other in pairs])
+    table.insert(0, "measure", measure)
+    table.insert(1, "first", [one for one, _ in pairs])
+    table.insert(2, "second", [other for _, other in pairs])
     table["p_holm"] = holm(table["p_value"].to_numpy())
     table["not_inferior"] = [not_inferior(each.lower, each.upper) for each in found]
     table["direction"] = [
@@ -290,7 +348,7 @@ def _draw_kept(axis: Axes, kept: pd.DataFrame, nets: Nets) -> None:
         )
     axis.axvline(nets.kept, color="0.45", lw=0.6, ls=":")
     axis.set_xlabel("blocks kept at test time")
-    axis.legend(frameon=False, fontsize=6)
+    axis.legend(frameon=False, fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1))
 
 
 def summary(
@@ -310,7 +368,7 @@ def summary(
     """
     blocks = kept["kept"].max()
     in_words = {"yes": "supported", "no": "refuted", "cannot be told": "inconclusive"}
-    first = compared.iloc[0]
+    by_measure = compared.drop_duplicates("measure").set_index("measure")["not_inferior"]
     points = 100 * MARGIN
     return [
         "# Training with some of the blocks in each batch",
@@ -319,12 +377,22 @@ def summary(
         "per cent, differences in points; brackets: 95 % intervals over the seeds, t or Welch's.",
         "",
         *markdown_table(
-            ("net", "test error"),
+            ("net", "test error", "with statistics estimated anew", "in the last epoch"),
             [
-                (net, in_points(t_interval(runs["error"])))
+                (
+                    net,
+                    *(
+                        in_points(t_interval(runs[measure]))
+                        for measure in (TEST, ESTIMATED_ANEW, "last_epoch")
+                    ),
+                )
                 for net, runs in errors.groupby("net", sort=False)
             ],
         ),
+        "",
+        "Statistics: of BatchNorm, estimated anew from the training images with branches counting "
+        "what they count in evaluation. In the last epoch: on shifted training images, with "
+        "branches left out if they were; where it is large, training has not come to its end.",
         "",
         f"Not inferior: the upper one-sided bound is at most {points:g} points (Welch). The last "
         "column follows from the two-sided p-value, by Holm over the pairs.",
@@ -342,12 +410,13 @@ def summary(
                     row["not_inferior"],
                     row["direction"],
                 )
-                for _, row in compared.iterrows()
+                for _, row in compared[compared["measure"] == TEST].iterrows()
             ],
         ),
         "",
         f"{CLAIM} (training with {nets.kept} of {blocks} blocks per batch is not inferior by "
-        f"{points:g} points to training with all) is {in_words[first['not_inferior']]}.",
+        f"{points:g} points to training with all) is {in_words[by_measure[TEST]]}; "
+        f"with statistics estimated anew it is {in_words[by_measure[ESTIMATED_ANEW]]}.",
         "",
         f"Error at test time, mean over {DRAWS} random keep-sets of each net, with the branches of "
         f"{nets.some} counting 1, as in training, or {nets.kept}/{blocks}, as in evaluation:",

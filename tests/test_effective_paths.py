@@ -64,6 +64,32 @@ def test_miniature_measures_nets_with_few_and_all_blocks(tmp_path):
     pd.testing.assert_frame_equal(table[table["seed"] == 0], again)
 
 
+def test_statistics_are_those_of_evaluation(tmp_path):
+    scale = miniature_scale(tmp_path / "nets", seeds=(0,))
+    net = scale.net("resnet8,kept=1", 0).model
+    before = copy.deepcopy(net.state_dict())
+    found = effective_paths.estimated_anew(net, scale.train)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    # By hand, through the first block, whose branch counts a third.
+    images, _ = scale.train.take(range(64))
+    block = net.layer1[0]
+
+    def normalised(x, norm):
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+        scaled = (x - mean[:, None, None]) / (variance + norm.eps)[:, None, None] ** 0.5
+        return scaled * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+    with torch.no_grad():
+        x = normalised(net.conv1(images), net.bn1).relu()
+        branch = normalised(block.conv1(x), block.bn1).relu()
+        branch = normalised(block.conv2(branch), block.bn2)
+        into_next = net.layer2[0].conv1((x + branch / 3).relu())
+    norm = found.layer2[0].bn1
+    torch.testing.assert_close(norm.running_mean, into_next.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(norm.running_var, into_next.var((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(norm.running_mean, net.layer2[0].bn1.running_mean, atol=1e-2)
+
+
 def test_one_seed_has_no_bounds_and_no_verdict(tmp_path):
     scale = replace(miniature_scale(tmp_path / "nets"), seeds=(0,))
     effective_paths.run(tmp_path, scale, NETS)
@@ -149,7 +175,7 @@ def test_pairs_are_told_apart_after_holm(shift, said):
         ],
         columns=["net", "seed", "error"],
     )
-    table = effective_paths.comparisons(errors, (("a", "b"), ("b", "c"), ("a", "c")))
+    table = effective_paths.comparisons(errors, (("a", "b"), ("b", "c"), ("a", "c")), "error")
     assert table["direction"].tolist() == [said, "cannot be told", said]
     assert table["p_holm"].tolist() == pytest.approx(
         [min(1, 3 * table["p_value"][0]), 1, min(1, 3 * table["p_value"][2])], abs=1e-9
