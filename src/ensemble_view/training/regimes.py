@@ -74,7 +74,7 @@ class StochasticDepth:
 class EffectivePaths:
     """Each batch goes through the same number of branches, drawn evenly.
 
-    Veit et al. 2016 (arXiv 1605.06431), section 4.3: with 23 of 54, paths in training are as long
+    Veit et al. 2016 (arXiv 1605.06431), section 5: with 23 of 54, paths in training are as long
     as those that carry gradient in the full net, and none is longer than 23. What the branches
     count in evaluation the paper leaves open; here it is the share of batches in which they were
     there, as in stochastic depth.
