@@ -148,7 +148,7 @@ def summary(scale: Scale, means: pd.DataFrame, found: pd.DataFrame) -> list[str]
     for group in means["group"].unique():
         plain, two = (difference_of(found, group, name) for name in (PLAIN, TWO))
         lines.append(f"- {group}, branches of one layer, by test error: {verdict(plain, two)}.")
-    return [*lines, "", "![Test errors](one_layer_branches.png)"]
+    return [*lines, "", "![Test errors: a dot per seed, mean and 95 % interval](one_layer_branches.png)"]
 
 
 if __name__ == "__main__":

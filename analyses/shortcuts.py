@@ -367,7 +367,7 @@ def summary(
             [_doubling_cells(one) for one in ratios],
         ),
         "",
-        "![Test errors and costs](shortcuts.png)",
+        "![Test errors (a dot per seed, mean and 95 % interval) and costs](shortcuts.png)",
     ]
 
 
