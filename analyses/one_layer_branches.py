@@ -148,7 +148,8 @@ def summary(scale: Scale, means: pd.DataFrame, found: pd.DataFrame) -> list[str]
     for group in means["group"].unique():
         plain, two = (difference_of(found, group, name) for name in (PLAIN, TWO))
         lines.append(f"- {group}, branches of one layer, by test error: {verdict(plain, two)}.")
-    return [*lines, "", "![Test errors: a dot per seed, mean and 95 % interval](one_layer_branches.png)"]
+    marks = "a dot per seed, mean and 95 % interval"
+    return [*lines, "", f"![Test errors: {marks}](one_layer_branches.png)"]
 
 
 if __name__ == "__main__":
