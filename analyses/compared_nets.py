@@ -2,7 +2,8 @@
 
 Nets are compared in groups. The first of a group is what the others are held against: each seed
 gives a difference, and over the seeds a t interval and Student's paired t test of zero, adjusted
-by Holm within the group. Names of nets are unique within a group.
+by Holm within the group. Beside the difference stands the ratio, as the geometric mean over the
+seeds: it says more where one net errs many times as often. Names of nets are unique within a group.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
-from reporting import in_points, made_by, markdown_table, t_interval
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from reporting import in_points, made_by, markdown_table, t_interval, times_as_much
 from trained_nets import Scale, error, training_error
 
 from ensemble_view.figures import FULL_WIDTH, paper_style
@@ -25,6 +27,8 @@ from ensemble_view.statistics.student import student_interval
 MEASURES = ("test_error", "training_error")
 FAILED = 0.2
 """Test error above which a training has failed, as He et al. 2016 (arXiv 1603.05027) call it."""
+LINEAR = 0.02
+"""Test error up to which figures have a linear scale; some nets err fifty times as often."""
 SIGNIFICANT = 0.05
 """Below which an adjusted p-value says which of two nets is worse."""
 
@@ -104,7 +108,8 @@ def differences(errors: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per measure, group and net but the first: its error less the first's, with t interval
-        and p-value, and the p-value adjusted by Holm over the group's rows of this measure.
+        and p-value, the p-value adjusted by Holm over the group's rows of this measure, and the
+        ratio of the errors with its interval.
     """
     tables = []
     for measure in MEASURES:
@@ -114,15 +119,37 @@ def differences(errors: pd.DataFrame) -> pd.DataFrame:
             rows = []
             for name in others:
                 each = by_seed[name] - by_seed[first]
-                rows.append((measure, group, name, first, *t_interval(each), p_value(each)))
+                found = *t_interval(each), p_value(each), *ratio(by_seed[name], by_seed[first])
+                rows.append((measure, group, name, first, *found))
             table = pd.DataFrame(
                 rows,
                 columns=[
-                    "measure", "group", "name", "against", "difference", "low", "high", "p_value"
+                    "measure", "group", "name", "against", "difference", "low", "high", "p_value",
+                    "ratio", "ratio_low", "ratio_high",
                 ],
             )  # fmt: skip
             tables.append(table.assign(holm=holm(table["p_value"].to_numpy(dtype=float))))
     return pd.concat(tables, ignore_index=True)
+
+
+def ratio(errors: pd.Series[float], first: pd.Series[float]) -> tuple[float, float, float]:
+    """Return the geometric mean of ratios of errors.
+
+    Args:
+        errors: Of a net, one per seed.
+        first: Of the net it is held against.
+
+    Returns:
+        The mean, and the t interval of the logarithms; nan where a net makes no error.
+
+    Example:
+        >>> [round(number, 2) for number in ratio(pd.Series([0.2, 0.4]), pd.Series([0.1, 0.1]))]
+        [2.83, 0.03, 231.22]
+    """
+    if not (errors > 0).all() or not (first > 0).all():
+        return math.nan, math.nan, math.nan
+    mean, low, high = np.exp(t_interval(np.log(errors / first)))
+    return float(mean), float(low), float(high)
 
 
 def p_value(values: pd.Series[float]) -> float:
@@ -195,8 +222,9 @@ def opening(analysis: str, scale: Scale) -> str:
         f"{made_by(command, scale.device)} {scale.words} Errors in per cent; brackets: 95 % t "
         "intervals over the seeds; differences are paired by seed. The words follow from p-values "
         "of Student's paired t test, adjusted by Holm among the nets held against the same one, "
-        f"below {SIGNIFICANT}; the intervals are not adjusted. *failed*: how many seeds' test "
-        f"errors are above {FAILED:.0%}."
+        f"below {SIGNIFICANT}; the intervals are not adjusted. *ratio*: how many times as large "
+        "the test error is, geometric mean over the seeds; no word follows from it. *failed*: how "
+        f"many seeds' test errors are above {FAILED:.0%}."
     )
 
 
@@ -220,19 +248,20 @@ def comparison_table(
         row = nets[(nets["group"] == title) & (nets["name"] == one.name)].iloc[0]
         cells = [one.name, *(errors_in_points(row, m) for m in reversed(MEASURES)), row["failed"]]
         if one is group[0]:
-            cells += ["—", "—", one.words, "—"]
+            cells += ["—", "—", "—", one.words, "—"]
         else:
             less = difference_of(found, title, one.name)
             cells += [
                 in_points((less["difference"], less["low"], less["high"])),
                 probability(less["holm"]),
+                ratio_words(less),
                 one.words,
                 agreement(less, one.published, group[0].published),
             ]
         rows.append(cells)
     head = (
         "net", "training error", "test error", "failed", f"test error less that of {group[0].name}",
-        "p (Holm)", "paper", "same sign?",
+        "p (Holm)", "ratio", "paper", "same sign?",
     )  # fmt: skip
     return markdown_table(head, rows)
 
@@ -269,6 +298,20 @@ def errors_in_points(row: pd.Series[float], measure: str) -> str:
         For example "1.3 [0.8, 1.8]".
     """
     return in_points((row[measure], row[f"{measure}_low"], row[f"{measure}_high"]))
+
+
+def ratio_words(row: pd.Series[float]) -> str:
+    """Write the ratio of errors and its interval.
+
+    Args:
+        row: Of the differences.
+
+    Returns:
+        For example "1.50 [1.40, 1.60]"; a dash where there is none.
+    """
+    if np.isnan(row["ratio"]):
+        return "—"
+    return times_as_much(row["ratio"], row["ratio_low"], row["ratio_high"])
 
 
 def probability(value: float) -> str:
@@ -326,7 +369,10 @@ def dots(axis: Axes, errors: pd.DataFrame) -> None:
         axis.plot(mean, below, "D", ms=3, color="black", clip_on=False)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.set_xlim(left=0)
-    axis.set_xlabel("test error")
-    axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axis.set_xscale("symlog", linthresh=LINEAR)
+    axis.xaxis.set_major_locator(FixedLocator([0, 0.01, 0.02, 0.05, 0.2, 1]))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.set_xlim(0, min(1.0, 1.2 * axis.dataLim.x1))
+    axis.set_xlabel(f"test error, logarithmic from {LINEAR:.0%}")
     axis.spines[["top", "right"]].set_visible(False)

@@ -85,21 +85,3 @@ def median_interval(values: Iterable[float]) -> tuple[float, float, float]:
     if outside == 0:
         return float(np.median(ordered)), np.nan, np.nan
     return float(np.median(ordered)), float(ordered[outside - 1]), float(ordered[-outside])
-
-
-def times_as_much(value: float, low: float, high: float) -> str:
-    """Write a ratio with its interval, where it has one.
-
-    Args:
-        value: The ratio.
-        low: Lower end, or nan.
-        high: Upper end, or nan.
-
-    Returns:
-        For example "1.56 [1.50, 1.61]".
-
-    Example:
-        >>> times_as_much(1.5, 1.4, 1.6), times_as_much(1.0, np.nan, np.nan)
-        ('1.50 [1.40, 1.60]', '1.00')
-    """
-    return f"{value:.2f}" if np.isnan(low) else f"{value:.2f} [{low:.2f}, {high:.2f}]"

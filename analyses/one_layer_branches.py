@@ -31,6 +31,7 @@ from compared_nets import (
     errors_of,
     opening,
     probability,
+    ratio_words,
 )
 from reporting import in_points, markdown_table, write
 from trained_nets import Scale, chosen_scale, folder_of, scale_options
@@ -93,10 +94,9 @@ def verdict(plain: pd.Series[float], two: pd.Series[float]) -> str:
     against_plain = {
         "worse": "an advantage over the plain net, against the paper",
         "better": "worse than the plain net, so no advantage",
-        "cannot be told": "no advantage over the plain net is seen",
+        "cannot be told": "whether there is an advantage over the plain net cannot be told "
+        f"({in_points((plain['difference'], plain['low'], plain['high']))} points)",
     }[direction(plain)]
-    if direction(plain) == "cannot be told" and plain["high"] > 0:
-        against_plain += f" (one of {100 * plain['high']:.1f} points is not excluded)"
     against_two = {
         "worse": "better than two layers",
         "better": "worse than two layers",
@@ -130,7 +130,7 @@ def summary(scale: Scale, means: pd.DataFrame, found: pd.DataFrame) -> list[str]
         cells = [row["group"], row["name"]]
         cells += [errors_in_points(row, name) for name in ("training_error", "test_error")]
         if row["name"] == ONE:
-            cells += ["—"] * 4
+            cells += ["—"] * 5
         else:
             for measure in ("training_error", "test_error"):
                 less = difference_of(found, row["group"], row["name"], measure)
@@ -138,16 +138,18 @@ def summary(scale: Scale, means: pd.DataFrame, found: pd.DataFrame) -> list[str]
                     in_points((less["difference"], less["low"], less["high"])),
                     probability(less["holm"]),
                 ]
+            cells.append(ratio_words(less))
         rows.append(cells)
     head = (
         "depth", "branches", "training error", "test error", "training error less one-layer's",
-        "p (Holm)", "test error less one-layer's", "p (Holm)",
+        "p (Holm)", "test error less one-layer's", "p (Holm)", "ratio",
     )  # fmt: skip
     lines += [*markdown_table(head, rows), ""]
     for group in means["group"].unique():
         plain, two = (difference_of(found, group, name) for name in (PLAIN, TWO))
         lines.append(f"- {group}, branches of one layer, by test error: {verdict(plain, two)}.")
-    return [*lines, "", "![Test errors](one_layer_branches.png)"]
+    marks = "a dot per seed, mean and 95 % interval"
+    return [*lines, "", f"![Test errors: {marks}](one_layer_branches.png)"]
 
 
 if __name__ == "__main__":

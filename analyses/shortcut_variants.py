@@ -119,7 +119,8 @@ def summary(scale: Scale, groups: Groups, means: pd.DataFrame, found: pd.DataFra
     ]
     for title, group in groups.items():
         lines += ["", f"## {title}", "", *comparison_table(group, title, means, found)]
-    return [*lines, "", "![Test errors by variant](shortcut_variants.png)"]
+    marks = "a dot per seed, mean and 95 % interval"
+    return [*lines, "", f"![Test errors by variant: {marks}](shortcut_variants.png)"]
 
 
 if __name__ == "__main__":

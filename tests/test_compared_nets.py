@@ -51,14 +51,34 @@ def test_differences_are_paired_and_adjusted_within_a_group():
     for name in ("worse", "alike", "failing"):
         assert rows.loc[name, "holm"] == pytest.approx(min(1, expected[tests[name].pvalue]))
     assert rows.loc["better", "holm"] == pytest.approx(tests["better"].pvalue)
+    # The geometric mean of the ratios, and the t interval of their logarithms.
+    logs = np.log(np.divide(ERRORS["one", "worse"], ERRORS["one", "base"]))
+    ends = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+    found_ratio = rows.loc["worse", ["ratio", "ratio_low", "ratio_high"]].astype(float)
+    assert found_ratio.tolist() == pytest.approx(np.exp([logs.mean(), *ends]).tolist())
     halves = found[found["measure"] == "training_error"].set_index("name")
     assert halves["difference"].to_dict() == pytest.approx((rows["difference"] / 2).to_dict())
 
 
 def test_one_seed_has_differences_and_no_test():
     found = compared_nets.differences(table(seeds=1))
-    assert found[["low", "high", "p_value", "holm"]].isna().all(axis=None)
+    assert found[["low", "high", "p_value", "holm", "ratio_low"]].isna().all(axis=None)
+    assert found["ratio"].tolist()[:2] == pytest.approx([3.0, 1.5])
     assert {compared_nets.direction(row) for _, row in found.iterrows()} == {"cannot be told"}
+
+
+def test_there_is_no_ratio_to_a_net_without_errors():
+    errors = table()
+    errors.loc[0, "test_error"] = 0.0
+    found = compared_nets.differences(errors).set_index(["measure", "group"])
+    words = found["ratio"].isna().groupby(level=[0, 1]).all().to_dict()
+    assert words == {
+        ("test_error", "one"): True,
+        ("test_error", "two"): False,
+        ("training_error", "one"): False,
+        ("training_error", "two"): False,
+    }
+    assert compared_nets.ratio_words(found.loc[("test_error", "one")].iloc[0]) == "—"
 
 
 def test_failed_trainings_are_those_above_a_fifth():
@@ -116,12 +136,12 @@ def test_a_table_says_what_was_found_beside_the_paper():
     )
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert cells[0][4] == "test error less that of base"
-    assert cells[2] == ["base", "1.2 [0.5, 1.9]", "2.4 [1.0, 3.8]", "0", "—", "—", "6.61", "—"]
+    assert cells[2] == ["base", "1.2 [0.5, 1.9]", "2.4 [1.0, 3.8]", "0", *"———", "6.61", "—"]
     assert cells[3][0] == "worse"
     assert cells[3][4].startswith("4.2 [")
-    assert cells[3][6:] == ["8.70", "yes"]
-    assert cells[4][6:] == ["—", "—"]
-    assert cells[5][3:4] + cells[5][6:] == ["3", "fails", "cannot be told"]
+    assert cells[3][7:] == ["8.70", "yes"]
+    assert cells[4][7:] == ["—", "—"]
+    assert cells[5][3:4] + cells[5][7:] == ["3", "fails", "cannot be told"]
 
 
 def test_a_figure_has_a_dot_per_seed_and_the_interval():
