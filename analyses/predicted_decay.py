@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from lesioned_nets import BUNDLED, at_level, opened
+from lesioned_nets import BATCH, BUNDLED, at_level, opened
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -117,10 +117,12 @@ def decay(
         A row per number of deletions, and the weights of the paths.
     """
     net = opened(scale, name, seed)
-    gradients = ensemble_view.gradients_by_length(net, scale.test, method="summed", command=COMMAND)
+    gradients = ensemble_view.gradients_by_length(
+        net, scale.test, method="summed", batch_size=BATCH, command=COMMAND
+    )
     # Each net has subsets of its own, so that intervals over the nets are over the subsets, too.
     deletions = ensemble_view.many(
-        net, scale.test, count=counts, trials=trials, seed=seed, command=COMMAND
+        net, scale.test, count=counts, trials=trials, seed=seed, batch_size=BATCH, command=COMMAND
     )
     each = len(deletions.frame)
     # Half of what may be missed for the prediction, half for the measurement.
