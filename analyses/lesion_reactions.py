@@ -15,7 +15,7 @@ up. Beside it, the branches multiplied by other numbers than 0.
 
 writes ``analyses/lesion_reactions/``: ``stages.csv`` (reaction by net and stage),
 ``perturbations.csv`` (deletion beside noise, by net and block), ``doses.csv``, the figure and
-``summary.md``. About ten minutes on one CPU core once the nets are trained.
+``summary.md``. About five minutes on one CPU core once the nets are trained.
 """
 
 from __future__ import annotations

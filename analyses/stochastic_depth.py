@@ -17,7 +17,7 @@ lies outside.
     python analyses/stochastic_depth.py [--scale digits]
 
 writes ``analyses/stochastic_depth/``: ``curves.csv`` (by net, seed and number of deletions),
-``areas.csv`` (by net and seed), ``differences.csv``, the figure and ``summary.md``. About fifteen
+``areas.csv`` (by net and seed), ``differences.csv``, the figure and ``summary.md``. About ten
 minutes on one CPU core once the nets are trained.
 """
 
