@@ -310,7 +310,7 @@ def summary(scale: Scale, table: pd.DataFrame, recipes: pd.DataFrame) -> list[st
         f"{100 * MARGIN:.0f} points for every number of deletions up to that at which half is "
         "gone; *refuted*: an interval outside.",
         "",
-        "| net | seed | deletions, half gone | of these, furthest apart | prediction |",
+        "| net | seed | deletions, half gone | of these, clearest difference | prediction |",
         "|---|---|---|---|---|",
     ]
     for (net, seed), rows in table.groupby(["net", "seed"], sort=False):
@@ -355,10 +355,10 @@ def _by_net(recipes: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _verdict_cells(rows: pd.DataFrame) -> str:
     deciding = up_to_half(rows)
-    furthest = deciding.iloc[int(deciding["difference"].abs().argmax())]
+    clearest = deciding.iloc[int(np.maximum(deciding["low"], -deciding["high"]).argmax())]
     last = deciding.iloc[-1]
     half = f"{last['deleted']}" if last["left"] <= 0.5 else "none measured"
-    return f"{half} | {_difference(furthest)} at {furthest['deleted']} | {verdict(rows)}"
+    return f"{half} | {_difference(clearest)} at {clearest['deleted']} | {verdict(rows)}"
 
 
 def _difference(row: pd.Series[float]) -> str:
