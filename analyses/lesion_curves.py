@@ -25,7 +25,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from lesioned_nets import BUNDLED, NETS, attempt, is_plain, opened
+from lesioned_nets import BATCH, BUNDLED, NETS, attempt, is_plain, opened
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -122,14 +122,26 @@ def lesioned(scale: Scale, name: str, *, deletions: int, swaps: int, images: int
     return Lesioned(
         attempt(
             lambda: ensemble_view.many(
-                net, scale.test, trials=deletions, plain=plain, limit=images, command=COMMAND
+                net,
+                scale.test,
+                trials=deletions,
+                plain=plain,
+                limit=images,
+                batch_size=BATCH,
+                command=COMMAND,
             )
         ),
         attempt(
             lambda: cast(
                 "ReorderResult",
                 ensemble_view.reorder(
-                    net, scale.test, trials=swaps, plain=plain, limit=images, command=COMMAND
+                    net,
+                    scale.test,
+                    trials=swaps,
+                    plain=plain,
+                    limit=images,
+                    batch_size=BATCH,
+                    command=COMMAND,
                 ),
             )
         ),
@@ -141,7 +153,7 @@ def single_lesions(scale: Scale, name: str) -> LesionResult:
     return cast(
         "LesionResult",
         ensemble_view.lesion(
-            opened(scale, name), scale.test, plain=is_plain(name), command=COMMAND
+            opened(scale, name), scale.test, plain=is_plain(name), batch_size=BATCH, command=COMMAND
         ),
     )
 

@@ -21,6 +21,9 @@ NETS = {
 }
 """With shortcuts and without."""
 
+BATCH = 64
+"""Images at a time: noise and the last digits shall not depend on what is fastest."""
+
 Result = TypeVar("Result")
 Trials = TypeVar("Trials", bound=TrialsResult)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from lesioned_nets import BUNDLED, at_level, opened
+from lesioned_nets import BATCH, BUNDLED, at_level, opened
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -117,10 +117,12 @@ def decay(
         A row per number of deletions, and the weights of the paths.
     """
     net = opened(scale, name, seed)
-    gradients = ensemble_view.gradients_by_length(net, scale.test, method="summed", command=COMMAND)
+    gradients = ensemble_view.gradients_by_length(
+        net, scale.test, method="summed", batch_size=BATCH, command=COMMAND
+    )
     # Each net has subsets of its own, so that intervals over the nets are over the subsets, too.
     deletions = ensemble_view.many(
-        net, scale.test, count=counts, trials=trials, seed=seed, command=COMMAND
+        net, scale.test, count=counts, trials=trials, seed=seed, batch_size=BATCH, command=COMMAND
     )
     each = len(deletions.frame)
     # Half of what may be missed for the prediction, half for the measurement.
@@ -308,7 +310,7 @@ def summary(scale: Scale, table: pd.DataFrame, recipes: pd.DataFrame) -> list[st
         f"{100 * MARGIN:.0f} points for every number of deletions up to that at which half is "
         "gone; *refuted*: an interval outside.",
         "",
-        "| net | seed | deletions, half gone | of these, furthest apart | prediction |",
+        "| net | seed | deletions, half gone | of these, clearest difference | prediction |",
         "|---|---|---|---|---|",
     ]
     for (net, seed), rows in table.groupby(["net", "seed"], sort=False):
@@ -353,10 +355,10 @@ def _by_net(recipes: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _verdict_cells(rows: pd.DataFrame) -> str:
     deciding = up_to_half(rows)
-    furthest = deciding.iloc[int(deciding["difference"].abs().argmax())]
+    clearest = deciding.iloc[int(np.maximum(deciding["low"], -deciding["high"]).argmax())]
     last = deciding.iloc[-1]
     half = f"{last['deleted']}" if last["left"] <= 0.5 else "none measured"
-    return f"{half} | {_difference(furthest)} at {furthest['deleted']} | {verdict(rows)}"
+    return f"{half} | {_difference(clearest)} at {clearest['deleted']} | {verdict(rows)}"
 
 
 def _difference(row: pd.Series[float]) -> str:

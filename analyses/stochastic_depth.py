@@ -17,7 +17,7 @@ lies outside.
     python analyses/stochastic_depth.py [--scale digits]
 
 writes ``analyses/stochastic_depth/``: ``curves.csv`` (by net, seed and number of deletions),
-``areas.csv`` (by net and seed), ``differences.csv``, the figure and ``summary.md``. About fifteen
+``areas.csv`` (by net and seed), ``differences.csv``, the figure and ``summary.md``. About ten
 minutes on one CPU core once the nets are trained.
 """
 
@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from lesioned_nets import BATCH
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from reporting import in_points, made_by, markdown_table, t_interval, write
@@ -90,6 +91,7 @@ def run(
                 count=comparison.counts,
                 trials=trials,
                 seed=seed,
+                batch_size=BATCH,
                 command=COMMAND,
             )
             found = curve(deletions)
