@@ -10,27 +10,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import pandas as pd
+from differences import SIGNIFICANT, Difference, direction
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from reporting import in_points, made_by, markdown_table, t_interval, times_as_much
-from trained_nets import Scale, error, training_error
+from trained_nets import Scale, command_of, error, training_error
 
+from ensemble_view.datasets.labelled_data import IndexedData
 from ensemble_view.figures import FULL_WIDTH, paper_style
 from ensemble_view.statistics import holm
-from ensemble_view.statistics.student import student_interval
+from ensemble_view.training.recipe import TrainingError
 
 MEASURES = ("test_error", "training_error")
 FAILED = 0.2
 """Test error above which a training has failed, as He et al. 2016 (arXiv 1603.05027) call it."""
 LINEAR = 0.02
 """Test error up to which figures have a linear scale; some nets err fifty times as often."""
-SIGNIFICANT = 0.05
-"""Below which an adjusted p-value says which of two nets is worse."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,26 @@ def errors_of(scale: Scale, groups: Groups) -> pd.DataFrame:
     for title, group in groups.items():
         for one in group:
             for seed in scale.seeds:
-                made = scale.net(one.net, seed)
-                errors = error(made), training_error(scale, made)
+                try:
+                    made = scale.net(one.net, seed)
+                except TrainingError:
+                    errors = guess_error(scale.test), guess_error(scale.train)
+                else:
+                    errors = error(made), training_error(scale, made)
                 rows.append((title, one.name, one.net, seed, *errors))
     return pd.DataFrame(rows, columns=["group", "name", "net", "seed", *MEASURES])
+
+
+def guess_error(data: IndexedData) -> float:
+    """Return the error of the best constant guess, which a training that diverges counts with.
+
+    Args:
+        data: Images with labels.
+
+    Returns:
+        The share of all classes but the largest.
+    """
+    return 1 - float(np.bincount(data.labels).max()) / len(data)
 
 
 def by_net(errors: pd.DataFrame) -> pd.DataFrame:
@@ -118,8 +134,8 @@ def differences(errors: pd.DataFrame) -> pd.DataFrame:
             first, *others = runs["name"].unique()
             rows = []
             for name in others:
-                each = by_seed[name] - by_seed[first]
-                found = *t_interval(each), p_value(each), *ratio(by_seed[name], by_seed[first])
+                less = Difference.over_seeds(by_seed[name] - by_seed[first])
+                found = *astuple(less), *ratio(by_seed[name], by_seed[first])
                 rows.append((measure, group, name, first, *found))
             table = pd.DataFrame(
                 rows,
@@ -152,39 +168,6 @@ def ratio(errors: pd.Series[float], first: pd.Series[float]) -> tuple[float, flo
     return float(mean), float(low), float(high)
 
 
-def p_value(values: pd.Series[float]) -> float:
-    """Return the two-sided p-value of a mean of zero, by Student's t.
-
-    Args:
-        values: One per seed.
-
-    Returns:
-        The p-value; of one value, nan.
-
-    Example:
-        >>> round(p_value(pd.Series([0.1, 0.2, 0.3])), 4)
-        0.0742
-    """
-    if len(values) < 2:
-        return math.nan
-    deviation = float(values.std()) / len(values) ** 0.5
-    return float(student_interval(float(values.mean()), deviation, len(values) - 1)[2])
-
-
-def direction(row: pd.Series[float]) -> str:
-    """Say which of two nets is worse, as far as the adjusted p-value tells.
-
-    Args:
-        row: Of the differences.
-
-    Returns:
-        "worse", "better" or "cannot be told", of the net that is held against the first.
-    """
-    if not row["holm"] < SIGNIFICANT:
-        return "cannot be told"
-    return "worse" if row["difference"] > 0 else "better"
-
-
 def agreement(row: pd.Series[float], published: float | None, first: float | None) -> str:
     """Say whether the paper's difference has the same sign.
 
@@ -198,7 +181,7 @@ def agreement(row: pd.Series[float], published: float | None, first: float | Non
     """
     if published is None or first is None:
         return "—"
-    found = direction(row)
+    found = direction(row["difference"], row["holm"])
     if found == "cannot be told":
         return found
     expected = "worse" if published > first else "better"
@@ -215,16 +198,15 @@ def opening(analysis: str, scale: Scale) -> str:
     Returns:
         The first paragraph of its summary.
     """
-    command = f"python analyses/{analysis}.py"
-    if scale.name != "digits":
-        command += f" --scale {scale.name}"
     return (
-        f"{made_by(command, scale.device)} {scale.words} Errors in per cent; brackets: 95 % t "
-        "intervals over the seeds; differences are paired by seed. The words follow from p-values "
+        f"{made_by(command_of(f'{analysis}.py', scale), scale.device)} {scale.words} Errors in per "
+        "cent; brackets: 95 % t intervals over the seeds; differences are paired by seed. The "
+        "words follow from p-values "
         "of Student's paired t test, adjusted by Holm among the nets held against the same one, "
         f"below {SIGNIFICANT}; the intervals are not adjusted. *ratio*: how many times as large "
         "the test error is, geometric mean over the seeds; no word follows from it. *failed*: how "
-        f"many seeds' test errors are above {FAILED:.0%}."
+        f"many seeds' test errors are above {FAILED:.0%}; a training whose loss diverges counts as "
+        "the best constant guess."
     )
 
 

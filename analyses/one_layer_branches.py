@@ -25,7 +25,6 @@ from compared_nets import (
     by_net,
     difference_of,
     differences,
-    direction,
     draw,
     errors_in_points,
     errors_of,
@@ -33,6 +32,7 @@ from compared_nets import (
     probability,
     ratio_words,
 )
+from differences import direction
 from reporting import in_points, markdown_table, write
 from trained_nets import Scale, chosen_scale, folder_of, scale_options
 
@@ -96,12 +96,12 @@ def verdict(plain: pd.Series[float], two: pd.Series[float]) -> str:
         "better": "worse than the plain net, so no advantage",
         "cannot be told": "whether there is an advantage over the plain net cannot be told "
         f"({in_points((plain['difference'], plain['low'], plain['high']))} points)",
-    }[direction(plain)]
+    }[direction(plain["difference"], plain["holm"])]
     against_two = {
         "worse": "better than two layers",
         "better": "worse than two layers",
         "cannot be told": "whether worse than two layers cannot be told",
-    }[direction(two)]
+    }[direction(two["difference"], two["holm"])]
     return f"{against_plain}; {against_two}"
 
 

@@ -22,7 +22,20 @@ from trained_nets import scale_options  # noqa: E402
 
 BUNDLED = ("single_lesions", "layer_responses")
 """They measure bundled nets, take no options, and belong to the digits."""
-TRAINED = ("degradation",)
+TRAINED = (
+    "degradation",
+    "responses_by_depth",
+    "shortcuts",
+    "shortcut_variants",
+    "one_layer_branches",
+    "lesion_curves",
+    "lesion_reactions",
+    "stochastic_depth",
+    "predicted_decay",
+    "path_lengths",
+    "effective_paths",
+    "dropout_analogy",
+)
 """They take the options of `scale_options`."""
 
 

@@ -30,7 +30,7 @@ from ensemble_view.datasets import as_data
 from ensemble_view.datasets.labelled_data import IndexedData
 from ensemble_view.training import channel_statistics, kept_path, train
 from ensemble_view.training.presets import PRESETS
-from ensemble_view.training.recipe import Recipe
+from ensemble_view.training.recipe import Recipe, TrainingError
 
 NETS = Path(__file__).with_name(".nets")
 SCALES = ("digits", "cifar10", "cifar10-fast")
@@ -298,9 +298,12 @@ if __name__ == "__main__":
     )
     options = parser.parse_args()
     scale = chosen_scale(options)
-    for seed in scale.seeds:
-        for architecture in options.architectures:
+    for seed, architecture in itertools.product(scale.seeds, options.architectures):
+        try:
             if options.keep:
                 scale.nets_of_training(architecture, seed, options.keep)
             else:
                 scale.net(architecture, seed)
+        except TrainingError as diverged:
+            # What comes of that is for the analysis to say.
+            print(f"{architecture}, seed {seed}: {diverged}", flush=True)

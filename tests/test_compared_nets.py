@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import compared_nets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from compared_nets import Compared
+from differences import direction
 from scipy import stats
+
+from ensemble_view.training.recipe import TrainingError
+from miniature import miniature_scale
 
 ERRORS = {
     ("one", "base"): (0.02, 0.03, 0.01, 0.02, 0.04),
@@ -64,7 +70,7 @@ def test_one_seed_has_differences_and_no_test():
     found = compared_nets.differences(table(seeds=1))
     assert found[["low", "high", "p_value", "holm", "ratio_low"]].isna().all(axis=None)
     assert found["ratio"].tolist()[:2] == pytest.approx([3.0, 1.5])
-    assert {compared_nets.direction(row) for _, row in found.iterrows()} == {"cannot be told"}
+    assert set(map(direction, found["difference"], found["holm"])) == {"cannot be told"}
 
 
 def test_there_is_no_ratio_to_a_net_without_errors():
@@ -101,8 +107,7 @@ def test_failed_trainings_are_those_above_a_fifth():
     ],
 )
 def test_the_words_follow_from_the_adjusted_p_value(difference, holm, said):
-    row = pd.Series({"difference": difference, "holm": holm})
-    assert compared_nets.direction(row) == said
+    assert direction(difference, holm) == said
 
 
 @pytest.mark.parametrize(
@@ -161,3 +166,22 @@ def test_a_figure_has_a_dot_per_seed_and_the_interval():
         assert interval.get_xdata() == pytest.approx([max(low, 0), min(high, 1)])
     # The last one's interval goes beyond what an error can be.
     assert low < 0
+
+
+def test_a_training_that_diverges_counts_as_the_best_constant_guess(tmp_path, monkeypatch):
+    scale = replace(miniature_scale(tmp_path), seeds=(0,))
+    once = type(scale).net
+
+    def net(self, architecture, seed):
+        if "dropout" in architecture:
+            raise TrainingError("The loss became nan.")
+        return once(self, architecture, seed)
+
+    monkeypatch.setattr(type(scale), "net", net)
+    group = Compared("base", "resnet8"), Compared("dropout", "resnet8,variant=dropout")
+    row = compared_nets.errors_of(scale, {"one": group}).iloc[1]
+    labels = torch.cat([labels for _, labels in scale.test.batches(50)]).tolist()
+    assert row["test_error"] == pytest.approx(1 - max(map(labels.count, labels)) / 100)
+    assert row["training_error"] != row["test_error"]
+    found = compared_nets.by_net(compared_nets.errors_of(scale, {"one": group}))
+    assert found["failed"].tolist()[1] == 1

@@ -156,4 +156,4 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _plural(noun: str) -> str:
-    return "es" if noun.endswith("h") else "s"
+    return "es" if noun.endswith(("ch", "sh")) else "s"
