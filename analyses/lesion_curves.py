@@ -32,7 +32,7 @@ from matplotlib.ticker import PercentFormatter
 from reporting import in_points, made_by, markdown_table, write
 from single_lesions import LEGEND, summary_table
 from smoothness import Decay, Disorder, deletable
-from trained_nets import Scale, chosen_scale, folder_of, scale_options
+from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_options
 
 import ensemble_view
 from ensemble_view import LesionResult, ManyResult, ReorderResult
@@ -44,7 +44,6 @@ SWAPS = 25
 IMAGES = 200
 SHOWN = (1, 5, 10, 20)
 """Numbers of deletions in the summary."""
-COMMAND = "python analyses/lesion_curves.py"
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,6 @@ def lesioned(scale: Scale, name: str, *, deletions: int, swaps: int, images: int
                 plain=plain,
                 limit=images,
                 batch_size=BATCH,
-                command=COMMAND,
             )
         ),
         attempt(
@@ -141,7 +139,6 @@ def lesioned(scale: Scale, name: str, *, deletions: int, swaps: int, images: int
                     plain=plain,
                     limit=images,
                     batch_size=BATCH,
-                    command=COMMAND,
                 ),
             )
         ),
@@ -153,7 +150,7 @@ def single_lesions(scale: Scale, name: str) -> LesionResult:
     return cast(
         "LesionResult",
         ensemble_view.lesion(
-            opened(scale, name), scale.test, plain=is_plain(name), batch_size=BATCH, command=COMMAND
+            opened(scale, name), scale.test, plain=is_plain(name), batch_size=BATCH
         ),
     )
 
@@ -255,7 +252,8 @@ def summary(
     lines = [
         "# Random deletions and swaps",
         "",
-        f"{made_by(COMMAND)} {scale.words} Nets called `digits-...` are the bundled ones; of "
+        f"{made_by(command_of(__file__, scale), scale.device)} {scale.words} Nets called "
+        "`digits-...` are the bundled ones; of "
         f"others seed 0. Deletions and swaps on {min(images, len(scale.test))} test images, at "
         "most 20 of the blocks or swaps at a time.",
         "",

@@ -32,7 +32,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from reporting import in_points, made_by, markdown_table, write
-from trained_nets import Scale, chosen_scale, folder_of, scale_options
+from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_options
 
 import ensemble_view
 from ensemble_view import DoseResult, ReactionResult
@@ -45,7 +45,6 @@ DRAWS = 3
 """Random perturbations of each block."""
 MOST_OF_ADDING = 1.1
 """The reaction up to which later blocks only add up."""
-COMMAND = "python analyses/lesion_reactions.py"
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def reactions_of(scale: Scale, name: str, *, images: int, draws: int) -> Reactio
     return Reactions(
         attempt(
             lambda: ensemble_view.reaction(
-                net, scale.test, plain=plain, limit=images, batch_size=BATCH, command=COMMAND
+                net, scale.test, plain=plain, limit=images, batch_size=BATCH
             )
         ),
         attempt(
@@ -128,7 +127,6 @@ def reactions_of(scale: Scale, name: str, *, images: int, draws: int) -> Reactio
                 plain=plain,
                 limit=images,
                 batch_size=BATCH,
-                command=COMMAND,
             )
         ),
     )
@@ -259,7 +257,8 @@ def summary(scale: Scale, images: int, found: Mapping[str, Reactions]) -> list[s
     return [
         "# Reactions to deletions, and the size of branches",
         "",
-        f"{made_by(COMMAND)} {scale.words} Nets called `digits-...` are the bundled ones; of "
+        f"{made_by(command_of(__file__, scale), scale.device)} {scale.words} Nets called "
+        "`digits-...` are the bundled ones; of "
         f"others seed 0. {min(images, len(scale.test))} test images. Brackets: 95 % intervals over "
         "the images.",
         "",

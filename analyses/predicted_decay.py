@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from reporting import in_points, made_by, markdown_table, t_interval, write
 from scipy import stats
-from trained_nets import Scale, chosen_scale, folder_of, scale_options
+from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_options
 
 import ensemble_view
 from ensemble_view import GradientsByLength
@@ -56,7 +56,6 @@ TRIALS = 60
 """As many as there are single blocks, or more."""
 MARGIN = 0.10
 LEVEL = 0.95
-COMMAND = "python analyses/predicted_decay.py"
 
 
 def run(
@@ -118,11 +117,11 @@ def decay(
     """
     net = opened(scale, name, seed)
     gradients = ensemble_view.gradients_by_length(
-        net, scale.test, method="summed", batch_size=BATCH, command=COMMAND
+        net, scale.test, method="summed", batch_size=BATCH
     )
     # Each net has subsets of its own, so that intervals over the nets are over the subsets, too.
     deletions = ensemble_view.many(
-        net, scale.test, count=counts, trials=trials, seed=seed, batch_size=BATCH, command=COMMAND
+        net, scale.test, count=counts, trials=trials, seed=seed, batch_size=BATCH
     )
     each = len(deletions.frame)
     # Half of what may be missed for the prediction, half for the measurement.
@@ -301,7 +300,8 @@ def summary(scale: Scale, table: pd.DataFrame, recipes: pd.DataFrame) -> list[st
     lines = [
         "# Do path weights predict the decay?",
         "",
-        f"{made_by(COMMAND)} {scale.words} Nets called `digits-...` are the bundled ones. "
+        f"{made_by(command_of(__file__, scale), scale.device)} {scale.words} Nets called "
+        "`digits-...` are the bundled ones. "
         f"{len(scale.test)} test images.",
         "",
         "What is left, in per cent of what lies between the full net and chance, on average over "

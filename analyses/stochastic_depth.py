@@ -32,14 +32,13 @@ from lesioned_nets import BATCH
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from reporting import in_points, made_by, markdown_table, t_interval, write
-from trained_nets import Scale, chosen_scale, error, folder_of, scale_options
+from trained_nets import Scale, chosen_scale, command_of, error, folder_of, scale_options
 
 import ensemble_view
 from ensemble_view.figures import COLUMN_WIDTH, paper_style
 
 TRIALS = 20
 MARGIN = 0.05
-COMMAND = "python analyses/stochastic_depth.py"
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,6 @@ def run(
                 trials=trials,
                 seed=seed,
                 batch_size=BATCH,
-                command=COMMAND,
             )
             found = curve(deletions)
             curves.append(found.assign(kind=kind, seed=seed))
@@ -238,7 +236,7 @@ def summary(
     return [
         "# Stochastic depth and resilience to deletions",
         "",
-        f"{made_by(COMMAND, scale.device)} {scale.words} Nets: "
+        f"{made_by(command_of(__file__, scale), scale.device)} {scale.words} Nets: "
         + " and ".join(f"`{net}` ({kind})" for kind, net in comparison.kinds.items())
         + f". {len(scale.test)} test images, the same subsets of blocks for both nets of a seed.",
         "",
