@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from layer_responses import moments, responses
 from matplotlib.figure import Figure
@@ -179,6 +180,8 @@ def summary(scale: Scale, by_net: pd.DataFrame, differences: pd.DataFrame) -> li
 
 
 def _limits(row: pd.Series[float], name: str) -> str:
+    if np.isnan(row["low"]):
+        return f"{row[name]:.3f}"
     return f"{row[name]:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,3 +42,9 @@ def test_miniature_measures_every_layer_of_every_seed(tmp_path):
 )
 def test_the_words_follow_from_the_interval(low, high, said):
     assert responses_by_depth.verdict(pd.Series({"low": low, "high": high})) == said
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    scale = replace(miniature_scale(tmp_path / "nets"), seeds=(0,))
+    responses_by_depth.run(tmp_path, scale, nets=("resnet8", "plain8"))
+    assert "nan" not in (tmp_path / "summary.md").read_text()
