@@ -54,6 +54,8 @@ NETS = {
 }
 TRIALS = 60
 """As many as there are single blocks, or more."""
+IMAGES = 1000
+"""At most so many test images, class-balanced."""
 MARGIN = 0.10
 LEVEL = 0.95
 
@@ -115,13 +117,11 @@ def decay(
     Returns:
         A row per number of deletions, and the weights of the paths.
     """
-    net = opened(scale, name, seed)
-    gradients = ensemble_view.gradients_by_length(
-        net, scale.test, method="summed", batch_size=BATCH
-    )
+    net, images = opened(scale, name, seed), scale.test.subset(IMAGES)
+    gradients = ensemble_view.gradients_by_length(net, images, method="summed", batch_size=BATCH)
     # Each net has subsets of its own, so that intervals over the nets are over the subsets, too.
     deletions = ensemble_view.many(
-        net, scale.test, count=counts, trials=trials, seed=seed, batch_size=BATCH
+        net, images, count=counts, trials=trials, seed=seed, batch_size=BATCH
     )
     each = len(deletions.frame)
     # Half of what may be missed for the prediction, half for the measurement.
@@ -302,7 +302,7 @@ def summary(scale: Scale, table: pd.DataFrame, recipes: pd.DataFrame) -> list[st
         "",
         f"{made_by(command_of(__file__, scale), scale.device)} {scale.words} Nets called "
         "`digits-...` are the bundled ones. "
-        f"{len(scale.test)} test images.",
+        f"{min(IMAGES, len(scale.test))} test images.",
         "",
         "What is left, in per cent of what lies between the full net and chance, on average over "
         "random subsets of deleted blocks, and what the weights of the path lengths predict. "
