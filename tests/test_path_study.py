@@ -361,6 +361,14 @@ def test_the_figure_shows_and_names_what_was_measured(everything, chain):
     assert set(lines_of(alone, 0)) == {"norm of the sum"}
 
 
+def test_legends_of_short_nets_hide_no_curve(everything):
+    figure = everything.plot()
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert not axes.get_legend().get_window_extent().overlaps(axes.get_window_extent())
+        assert figure.bbox.containsx(axes.get_legend().get_window_extent().x1)
+
+
 def test_paths_are_counted_in_branches_and_layers(chain, tmp_path):
     counts = count_paths(chain, "six")
     assert counts.blocks.counts == tuple(math.comb(6, k) for k in range(7))

@@ -22,6 +22,8 @@ __all__ = ["blocks_figure", "checkpoints_figure", "gradients_figure", "paths_fig
 
 _HEIGHT = 2.6
 _MOST_NAMED = 8
+_ROOM = 24
+"""Blocks from which on the longest paths leave room for a legend."""
 _LABELS = {
     "summed": "norm of the sum",
     "projected": "projected",
@@ -55,7 +57,6 @@ def gradients_figure(result: GradientsByLength) -> Figure:
             _draw_size(sizes, column, name, colours, label=label, markersize=2.7)
         sizes.set_yscale("log")
         sizes.set_ylabel("Gradient of the loss")
-        sizes.legend(frameon=False)
         for height, (name, weights) in enumerate(result.weights.items()):
             shares.plot(
                 range(len(weights)), weights, marker=_MARKERS[name], color=colours[name],
@@ -73,7 +74,12 @@ def gradients_figure(result: GradientsByLength) -> Figure:
         shares.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
         shares.set_ylabel("Share of the weighting (%)")
         shares.plot([], [], color="0.5", linewidth=2, label="bars above: 95 %")
-        shares.legend(frameon=False)
+        # In short nets no place is free of curves.
+        outside = result.blocks < _ROOM
+        above: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+        beside: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+        sizes.legend(frameon=False, **(above if outside else {}))
+        shares.legend(frameon=False, **(beside if outside else {}))
         for axes in (sizes, shares):
             axes.set_xlabel("Path length (branches)")
             axes.set_xlim(-0.5, result.blocks + 0.5)
