@@ -88,7 +88,7 @@ def run(
         four = ensemble_view.gradients_by_length(
             net, scale.test, method="all", limit=weighted, untrained=True, **HOW
         )
-        shares.append(shared(name, net, scale, shared_out))
+        shares.append(before_and_after(name, net, scale, shared_out))
         images, _ = next(scale.test.batches(2))
         counts = ensemble_view.count_paths(ensemble_view.unravel(net.model.eval(), images), name)
         tables |= {f"{name}-{table}": frame for table, frame in four.tables.items()}
@@ -106,7 +106,9 @@ def run(
     return found
 
 
-def shared(name: str, net: ensemble_view.Checkpoint, scale: Scale, images: int) -> pd.DataFrame:
+def before_and_after(
+    name: str, net: ensemble_view.Checkpoint, scale: Scale, images: int
+) -> pd.DataFrame:
     """Share the gradient out over the lengths, before and after training.
 
     Args:
@@ -123,11 +125,14 @@ def shared(name: str, net: ensemble_view.Checkpoint, scale: Scale, images: int) 
     assert trained.untrained is not None
     both = {True: trained, False: trained.untrained}
     return pd.DataFrame(
-        [{"net": name, "trained": which} | share(result) for which, result in both.items()]
+        [
+            {"net": name, "trained": which} | projected_lengths(result)
+            for which, result in both.items()
+        ]
     )
 
 
-def share(result: GradientsByLength) -> dict[str, float]:
+def projected_lengths(result: GradientsByLength) -> dict[str, float]:
     """Return what the projected weights of a result come to.
 
     Args:
@@ -164,7 +169,7 @@ def checkpoints(
         images: How many test images.
 
     Returns:
-        A row per net, seed and epoch, with what :func:`share` says.
+        A row per net, seed and epoch, with what `projected_lengths` says.
     """
     rows = []
     for architecture in architectures:
@@ -173,12 +178,14 @@ def checkpoints(
                 result = ensemble_view.gradients_by_length(
                     ensemble_view.load_checkpoint(path), scale.test, limit=images
                 )
-                rows.append({"net": architecture, "seed": seed, "epoch": epoch} | share(result))
+                rows.append(
+                    {"net": architecture, "seed": seed, "epoch": epoch} | projected_lengths(result)
+                )
     return pd.DataFrame(rows)
 
 
 def changes(by_epoch: pd.DataFrame) -> pd.DataFrame:
-    """Compare the last checkpoint with the first, and with the one whose paths are shortest.
+    """Compare the last checkpoint with the first.
 
     Args:
         by_epoch: A row per net, seed and epoch.
@@ -242,7 +249,7 @@ def verdict(row: Mapping[str, Any] | pd.Series[Any]) -> str:
     """Say whether the gradient comes by short paths (claim C5).
 
     Args:
-        row: What :func:`share` says of a net.
+        row: What `projected_lengths` says of a net.
 
     Returns:
         "supported" if the mean length is at most a third of the blocks and the negative mass below
