@@ -55,6 +55,7 @@ class Scale:
         seeds: One net of each architecture per seed.
         folder: Where trained nets are kept.
         device: Where to train.
+        epochs: Of the recipe, if they are not what the scale's name says.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Scale:
     seeds: tuple[int, ...]
     folder: Path = NETS
     device: str = "cpu"
+    epochs: int | None = None
 
     @property
     def words(self) -> str:
@@ -84,7 +86,8 @@ class Scale:
 
     def path(self, architecture: str, seed: int) -> Path:
         """Return where a net is kept."""
-        return self.folder / self.name / f"{architecture}-seed{seed}.safetensors"
+        folder = self.name if self.epochs is None else f"{self.name}-{self.epochs}-epochs"
+        return self.folder / folder / f"{architecture}-seed{seed}.safetensors"
 
     def net(self, architecture: str, seed: int) -> Checkpoint:
         """Return a trained net, from the folder or trained now.
@@ -196,15 +199,18 @@ def folder_of(file: str, scale: Scale) -> Path:
         scale: What it runs at.
 
     Returns:
-        The folder of its name; within it one per scale, but for the digits.
+        The folder of its name; within it one per scale, but for the digits, and one per number of
+        epochs, but for the recipe's own.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> folder_of("analyses/shortcuts.py", SimpleNamespace(name="cifar10")).as_posix()
+        >>> scale = SimpleNamespace(name="cifar10", epochs=None)
+        >>> folder_of("analyses/shortcuts.py", scale).as_posix()
         'analyses/shortcuts/cifar10'
     """
     folder = Path(file).with_suffix("")
-    return folder if scale.name == "digits" else folder / scale.name
+    folder = folder if scale.name == "digits" else folder / scale.name
+    return folder / f"{scale.epochs}-epochs" if scale.epochs else folder
 
 
 def command_of(file: str, scale: Scale) -> str:
@@ -219,11 +225,13 @@ def command_of(file: str, scale: Scale) -> str:
 
     Example:
         >>> from types import SimpleNamespace
-        >>> command_of("analyses/shortcuts.py", SimpleNamespace(name="cifar10"))
+        >>> command_of("analyses/shortcuts.py", SimpleNamespace(name="cifar10", epochs=None))
         'python analyses/shortcuts.py --scale cifar10'
     """
-    command = f"python analyses/{Path(file).name}"
-    return command if scale.name == "digits" else f"{command} --scale {scale.name}"
+    words = [f"python analyses/{Path(file).name}"]
+    words += [] if scale.name == "digits" else [f"--scale {scale.name}"]
+    words += [f"--epochs {scale.epochs}"] if scale.epochs else []
+    return " ".join(words)
 
 
 def scale_options(description: str | None) -> argparse.ArgumentParser:
@@ -234,7 +242,7 @@ def scale_options(description: str | None) -> argparse.ArgumentParser:
 
     Returns:
         A parser with ``--scale``, ``--seeds``, ``--train`` and ``--test`` (`.npz` files instead of
-        torchvision's CIFAR-10) and ``--device``.
+        torchvision's CIFAR-10), ``--device`` and ``--epochs``.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -244,6 +252,7 @@ def scale_options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--train", type=Path, help="CIFAR-10's training images as .npz")
     parser.add_argument("--test", type=Path, help="CIFAR-10's test images as .npz")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--epochs", type=int, help="train for so many epochs instead")
     return parser
 
 
@@ -265,13 +274,17 @@ def chosen_scale(options: argparse.Namespace) -> Scale:
         train_data = _cifar(options.train, "train")
         test_data = _cifar(options.test, "test")
     normalisation = channel_statistics(train_data)
+    recipe = RECIPES[name]
+    if options.epochs:
+        recipe = replace(recipe, epochs=options.epochs)
     return Scale(
         name,
         train_data.with_normalisation(*normalisation),
         test_data.with_normalisation(*normalisation),
-        RECIPES[name],
+        recipe,
         tuple(options.seeds) if options.seeds else SEEDS[name],
         device=options.device,
+        epochs=options.epochs,
     )
 
 

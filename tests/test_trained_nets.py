@@ -113,3 +113,21 @@ def test_words_say_data_recipe_and_seeds(scale):
 def test_tables_are_markdown():
     lines = reporting.markdown_table(("net", "error"), [("plain20", 1.5)])
     assert lines == ["| net | error |", "|---|---|", "| plain20 | 1.5 |"]
+
+
+def test_nets_of_other_epochs_are_kept_and_told_apart():
+    options = trained_nets.scale_options(None).parse_args(["--epochs", "90", "--seeds", "3"])
+    threads = torch.get_num_threads()
+    try:
+        longer = trained_nets.chosen_scale(options)
+    finally:
+        torch.set_num_threads(threads)
+    usual = replace(longer, epochs=None)
+    assert longer.recipe.epochs == 90
+    assert longer.path("resnet8", 3).parent != usual.path("resnet8", 3).parent
+    file = "analyses/effective_paths.py"
+    assert trained_nets.folder_of(file, longer).name == "90-epochs"
+    assert trained_nets.folder_of(file, longer).parent == trained_nets.folder_of(file, usual)
+    command = "python analyses/effective_paths.py"
+    assert trained_nets.command_of(file, longer) == f"{command} --epochs 90"
+    assert trained_nets.command_of(file, usual) == command
