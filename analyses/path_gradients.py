@@ -106,7 +106,7 @@ def run(
     # Where the file lies on one machine is no part of the record.
     model = {**both.provenance.model, "path": checkpoint.name}
     both = replace(both, provenance=replace(both.provenance, model=model))
-    both.save(folder)
+    both.save(folder, overwrite=True)
     (folder / "summary.md").write_text(_summary(found, both, batch))
     return found
 

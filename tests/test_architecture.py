@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ensemble_view"
 # A folder is one component, known by its name, but for a file that has a line of its own. Whoever
 # adds a module says here what it may know.
 ALLOWED: dict[str, str] = {
-    "errors": "",
+    "printable": "",
+    "errors": "printable",
     # What is done to a net, as values; no tensor is needed to read or test these.
     "interventions": "errors",
     "plan": "errors interventions",
@@ -36,7 +37,7 @@ ALLOWED: dict[str, str] = {
     "paths": "chain errors parts paths.lengths",
     # From outcomes to what people read.
     "statistics": "errors",
-    "results": "errors paths.lengths statistics",
+    "results": "errors paths.lengths printable statistics",
     "figures": "errors results",
     # Nets and data.
     "bundled": "errors",
@@ -53,8 +54,8 @@ ALLOWED: dict[str, str] = {
     " extracted_files hooks interventions measures models paths paths.lengths plan results"
     " statistics weights_file",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
-    "cli": "bench checkpoints datasets discovery errors paths.lengths results studies training"
-    " weights_file",
+    "cli": "bench checkpoints datasets discovery errors paths.lengths printable results studies"
+    " training weights_file",
 }
 
 # Imports inside a function: a result draws itself, but only when it is asked to.

@@ -93,6 +93,7 @@ def test_a_saved_result_comes_back_equal(tmp_path, result):
         "lesions.csv", "results.json", "outcomes.npz", "lesion.pdf", "lesion.png",
     }  # fmt: skip
     content = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)
+    assert content.pop("digests").keys() == {path.name for path in out.iterdir()}
     assert content == result.to_json()
     table = pd.read_csv(out / "lesions.csv", dtype={"blocks": str})
     assert table["p_adjusted"].to_list() == result.frame["p_adjusted"].to_list()

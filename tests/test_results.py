@@ -109,6 +109,7 @@ def test_folder_holds_what_the_command_line_promises(tmp_path: Path) -> None:
     assert content["cost"] == {
         "block_evaluations": 378, "naive_block_evaluations": 729, "batches": 7,
     }  # fmt: skip
+    assert content.pop("digests").keys() == {path.name for path in tmp_path.iterdir()}
     assert content == result.to_json()
     with np.load(tmp_path / "outcomes.npz") as outcomes:
         assert np.array_equal(outcomes["correct"], result.outcomes.correct)

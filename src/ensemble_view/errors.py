@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ensemble_view.printable import printable
+
 __all__ = [
     "CheckpointError",
     "DataError",
@@ -13,7 +15,13 @@ __all__ = [
 
 
 class EnsembleViewError(Exception):
-    """Base of every error that is the user's to mend; the command line prints no traceback."""
+    """Base of every error that is the user's to mend; the command line prints no traceback.
+
+    As text, control characters of names that it quotes are written out as escapes.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class CheckpointError(EnsembleViewError):

@@ -1,7 +1,8 @@
 """The command line: parse, call a study, print. No science here.
 
-Exit codes: 0 done; 1 stopped by the user (what was done so far is kept and said); 2 bad input, with
-one sentence on standard error.
+Exit codes: 0 done; 1 stopped by Ctrl-C, SIGTERM or SIGHUP (what was done so far is kept and said);
+2 bad input, or a result that cannot be written where it was to be, with one sentence on standard
+error. A reader that leaves early, as ``head`` does, is no error: what was measured is saved.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from typer.core import TyperGroup
 
 import ensemble_view
 from ensemble_view.bench import bench as run_bench
@@ -35,10 +37,12 @@ from ensemble_view.cli.groups import (
     with_groups,
 )
 from ensemble_view.cli.opening import command_line, load, open_named
-from ensemble_view.cli.options import BatchSize, Json, Model, Seed
+from ensemble_view.cli.options import BatchSize, Json, Model, Overwrite, Seed
 from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import progress_bar, stages
 from ensemble_view.cli.reaction_commands import dose, reaction
+from ensemble_view.cli.saying import flush, say
+from ensemble_view.cli.stopping import stopped_by_signals
 from ensemble_view.cli.subset_commands import AllSubsets, Only, Pairs, Surrogates, subset_study
 from ensemble_view.cli.train_command import train
 from ensemble_view.cli.trial_commands import (
@@ -50,7 +54,7 @@ from ensemble_view.cli.trial_commands import (
     reorder,
 )
 from ensemble_view.errors import DataError, EnsembleViewError
-from ensemble_view.results.files import prepare_folder
+from ensemble_view.results.folders import prepare
 from ensemble_view.studies import prepare_lesions
 from ensemble_view.studies.experiment import Options
 from ensemble_view.studies.inspection import Inspection
@@ -60,8 +64,21 @@ from ensemble_view.studies.subject import examine, text_for
 
 __all__ = ["app", "main", "progress_bar", "text_for"]
 
+
+class _Commands(TyperGroup):
+    """Commands of which an interruption that nothing else caught says that nothing was measured."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("Stopped before anything was measured.", err=True)
+            raise typer.Exit(1) from None
+
+
 app = typer.Typer(
     name="ensemble-view",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -97,6 +114,7 @@ def lesion(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     blocks: Annotated[
         str | None,
         typer.Option(
@@ -140,7 +158,7 @@ def lesion(
     Example:  ensemble-view lesion resnet56.th --data cifar10 --count 1-20 --trials 50
     """
     if out is not None:
-        prepare_folder(out)
+        prepare(out, overwrite=overwrite)
     checkpoint = load(model, opening)
     opened = open_named(checkpoint, data, seed)
     options: Options = {
@@ -182,6 +200,7 @@ def lesion(
         unit,
         as_json=as_json,
         out=out,
+        overwrite=overwrite,
         whole=f"{len(opened):,} {opened.unit}",
     )
 
@@ -255,11 +274,11 @@ def inspect(
             fresh=fresh,
         )
     if as_json:
-        typer.echo(found.to_json())
+        say(found.to_json())
         return
-    typer.echo(repr(found))
+    say(repr(found))
     if explain:
-        typer.echo("\n" + found.explain())
+        say("\n" + found.explain())
 
 
 app.command()(train)
@@ -295,7 +314,7 @@ def bench(
     chain = ensemble_view.unravel(checkpoint.model, checkpoint.example())
     if batch_size is not None:
         found = run_overhead(chain, checkpoint.example(batch_size), rounds=rounds)
-        typer.echo(repr(found))
+        say(repr(found))
         return
     images = checkpoint.example(128)
     if not isinstance(images, torch.Tensor):
@@ -304,7 +323,7 @@ def bench(
             f"{checkpoint.architecture} takes "
             f"{', '.join(str(each.name) for each in checkpoint.inputs)}."
         )
-    typer.echo(repr(run_bench(chain, images, rounds=rounds, hooks=hooks)))
+    say(repr(run_bench(chain, images, rounds=rounds, hooks=hooks)))
 
 
 app.command()(paths)
@@ -328,15 +347,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Accepted anywhere, since it is added after the fact, when something went wrong.
     debug = "--debug" in words
     if words == ["--version"]:
-        typer.echo(f"ensemble-view {ensemble_view.__version__}")
+        say(f"ensemble-view {ensemble_view.__version__}")
         raise SystemExit(0)
     try:
-        app([word for word in words if word != "--debug"])
+        with stopped_by_signals():
+            app([word for word in words if word != "--debug"])
     except EnsembleViewError as error:
         if debug:
             raise
-        typer.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}", err=True)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("Stopped before anything was measured.", err=True)
-        raise SystemExit(1) from None
+    finally:
+        flush()

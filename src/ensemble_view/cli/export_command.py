@@ -11,6 +11,7 @@ from ensemble_view.cli.groups import BlockOptions, DataOptions, ModelOptions, wi
 from ensemble_view.cli.opening import load, open_named
 from ensemble_view.cli.options import Model, Seed
 from ensemble_view.cli.progress import stages
+from ensemble_view.cli.saying import say
 from ensemble_view.studies.exporting import export as run_export
 from ensemble_view.studies.exporting import needs_data
 from ensemble_view.weights_file import check_destination
@@ -68,4 +69,4 @@ def export(
             granularity=kind.granularity,
             progress=begin,
         )
-    typer.echo(str(saved))
+    say(str(saved))

@@ -21,6 +21,7 @@ __all__ = [
     "Limit",
     "Mean",
     "Model",
+    "Overwrite",
     "Plain",
     "Resize",
     "Root",
@@ -138,4 +139,12 @@ Granularity = Annotated[
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print results.json and nothing else.", rich_help_panel="Output"),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace what is there already; without it that is refused before the work.",
+        rich_help_panel="Output",
+    ),
 ]

@@ -12,12 +12,21 @@ import ensemble_view
 from ensemble_view.cli.ending import Study, end, finish, show
 from ensemble_view.cli.groups import DataOptions, ModelOptions, with_groups
 from ensemble_view.cli.opening import command_line, load, open_named
-from ensemble_view.cli.options import MODEL_HELP, BatchSizeBound, Granularity, Json, Model, Seed
+from ensemble_view.cli.options import (
+    MODEL_HELP,
+    BatchSizeBound,
+    Granularity,
+    Json,
+    Model,
+    Overwrite,
+    Seed,
+)
 from ensemble_view.cli.progress import progress_bar, stages
+from ensemble_view.cli.saying import say
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.lengths import iterate_paths
 from ensemble_view.results.blocks import GradientsByBlock
-from ensemble_view.results.files import prepare_folder
+from ensemble_view.results.folders import prepare
 from ensemble_view.results.gradients import GradientsByLength
 from ensemble_view.studies import (
     gradients_by_checkpoint,
@@ -47,6 +56,7 @@ def paths(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     opening: ModelOptions,
 ) -> None:
@@ -57,7 +67,7 @@ def paths(
     Example:  ensemble-view paths digits-resnet110 --out paths/
     """
     if out is not None:
-        prepare_folder(out)
+        prepare(out, overwrite=overwrite)
     checkpoint = load(model, opening)
     with stages() as begin:
         chain = ensemble_view.unravel(
@@ -70,12 +80,12 @@ def paths(
         )
     name = checkpoint.path.stem if checkpoint.path is not None else checkpoint.architecture
     counts = count_paths(chain, name)
-    show(counts, as_json=as_json, out=out)
+    show(counts, as_json=as_json, out=out, overwrite=overwrite)
     if list_paths and not as_json:
         names = [block.name for block in chain]
-        typer.echo("\nEach path by the blocks whose branch it takes:")
+        say("\nEach path by the blocks whose branch it takes:")
         for path in iterate_paths(len(chain)):
-            typer.echo(f"{len(path):>4}  {', '.join(names[index] for index in path) or '-'}")
+            say(f"{len(path):>4}  {', '.join(names[index] for index in path) or '-'}")
 
 
 @with_groups
@@ -159,6 +169,7 @@ def gradients(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     seed: Seed = 0,
     opening: ModelOptions,
     batch_size: BatchSizeBound = 64,
@@ -173,7 +184,7 @@ def gradients(
     Example:  ensemble-view gradients digits-resnet110 --limit 64 --out gradients/
     """
     if out is not None:
-        prepare_folder(out)
+        prepare(out, overwrite=overwrite)
     if at != "input" and not at.isdigit():
         raise MeasurementError(
             f"--at is {at!r}; expected the index of a block, such as 0, or 'input'."
@@ -213,13 +224,17 @@ def gradients(
     whole = f"{len(opened):,} {opened.unit}"
     if len(models) > 1:
         later = (load(name, opening) for name in models[1:])
+
+        def announce(words: str) -> None:
+            say(words, err=as_json)
+
         with progress_bar("checkpoints", len(models)) as advance:
             result = gradients_by_checkpoint(
                 itertools.chain([checkpoint], later), opened, progress=advance,
-                announce=lambda words: typer.echo(words, err=as_json), **options,
+                announce=announce, **options,
             )  # fmt: skip
         whole += f" of checkpoint {len(result.results)} of {len(models)}"
-        end(result, as_json=as_json, out=out, whole=whole)
+        end(result, as_json=as_json, out=out, overwrite=overwrite, whole=whole)
         return
     study: Study[GradientsByLength | GradientsByBlock]
     if by_block:
@@ -228,4 +243,4 @@ def gradients(
         )
     else:
         study = prepare_gradients(checkpoint, opened, **options)
-    finish(study, "gradients", as_json=as_json, out=out, whole=whole)
+    finish(study, "gradients", as_json=as_json, out=out, overwrite=overwrite, whole=whole)

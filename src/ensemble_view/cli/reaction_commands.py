@@ -10,9 +10,9 @@ import typer
 from ensemble_view.cli.ending import finish
 from ensemble_view.cli.groups import BlockOptions, DataOptions, ModelOptions, with_groups
 from ensemble_view.cli.opening import command_line, load, open_named
-from ensemble_view.cli.options import BatchSize, BatchSizeBound, Json, Model, Seed
+from ensemble_view.cli.options import BatchSize, BatchSizeBound, Json, Model, Overwrite, Seed
 from ensemble_view.errors import MeasurementError
-from ensemble_view.results.files import prepare_folder
+from ensemble_view.results.folders import prepare
 from ensemble_view.studies.dose import DOSES, prepare_dose_response
 from ensemble_view.studies.reaction import prepare_reaction
 
@@ -34,6 +34,7 @@ def reaction(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     kind: BlockOptions,
     seed: Seed = 0,
     opening: ModelOptions,
@@ -49,7 +50,7 @@ def reaction(
     Example:  ensemble-view reaction resnet56.th --data cifar10 --out reaction/
     """
     if out is not None:
-        prepare_folder(out)
+        prepare(out, overwrite=overwrite)
     checkpoint = load(model, opening)
     opened = open_named(checkpoint, data, seed)
     study = prepare_reaction(
@@ -61,7 +62,14 @@ def reaction(
         batch_size=batch_size,
         command=command_line(),
     )
-    finish(study, "reactions", as_json=as_json, out=out, whole=f"{len(opened):,} {opened.unit}")
+    finish(
+        study,
+        "reactions",
+        as_json=as_json,
+        out=out,
+        overwrite=overwrite,
+        whole=f"{len(opened):,} {opened.unit}",
+    )
 
 
 @with_groups
@@ -95,6 +103,7 @@ def dose(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     kind: BlockOptions,
     seed: Seed = 0,
     opening: ModelOptions,
@@ -109,7 +118,7 @@ def dose(
     Example:  ensemble-view dose resnet56.th --data cifar10 --blocks 3,7-9 --out dose/
     """
     if out is not None:
-        prepare_folder(out)
+        prepare(out, overwrite=overwrite)
     try:
         factors = [float(each) for each in doses.split(",")]
     except ValueError:
@@ -130,4 +139,11 @@ def dose(
         batch_size=batch_size,
         command=command_line(),
     )
-    finish(study, "doses", as_json=as_json, out=out, whole=f"{len(opened):,} {opened.unit}")
+    finish(
+        study,
+        "doses",
+        as_json=as_json,
+        out=out,
+        overwrite=overwrite,
+        whole=f"{len(opened):,} {opened.unit}",
+    )

@@ -11,6 +11,7 @@ import typer
 from ensemble_view.cli.opening import device_named
 from ensemble_view.cli.options import Device, Download, Limit, Root, Seed
 from ensemble_view.cli.progress import progress_bar
+from ensemble_view.cli.saying import say
 from ensemble_view.datasets import open_data
 from ensemble_view.training import Progress
 from ensemble_view.training import train as run_train
@@ -175,9 +176,9 @@ def train(
             progress=told,
         )
     record = trained.training or {}
-    typer.echo(f"{trained.architecture}: {_in_words(record)}; saved to {out}.")
+    say(f"{trained.architecture}: {_in_words(record)}; saved to {out}.")
     if record.get("interrupted"):
-        typer.echo("Stopped; --resume goes on from the last full epoch.", err=True)
+        say("Stopped; --resume goes on from the last full epoch.", err=True)
         raise typer.Exit(1)
 
 

@@ -12,9 +12,9 @@ from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.cli.ending import Study, finish
 from ensemble_view.cli.groups import BlockOptions, DataOptions, ModelOptions, with_groups
 from ensemble_view.cli.opening import command_line, load, open_named
-from ensemble_view.cli.options import BatchSize, Json, Model, Seed
+from ensemble_view.cli.options import BatchSize, Json, Model, Overwrite, Seed
 from ensemble_view.errors import InterventionError
-from ensemble_view.results.files import prepare_folder
+from ensemble_view.results.folders import prepare
 from ensemble_view.results.trials import ManyResult
 from ensemble_view.studies import prepare_many, prepare_reorder
 from ensemble_view.studies.experiment import Options
@@ -148,6 +148,7 @@ def reorder(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     kind: BlockOptions,
     seed: Seed = 0,
     opening: ModelOptions,
@@ -162,7 +163,7 @@ def reorder(
     Example:  ensemble-view reorder resnet56.th --data cifar10 --swaps 1-20 --trials 50
     """
     if out is not None:
-        prepare_folder(out)
+        prepare(out, overwrite=overwrite)
     checkpoint = load(model, opening)
     opened = open_named(checkpoint, data, seed)
     study: Study[Any] = prepare_reorder(
@@ -178,4 +179,11 @@ def reorder(
         batch_size=batch_size,
         command=command_line(),
     )
-    finish(study, "orders", as_json=as_json, out=out, whole=f"{len(opened):,} {opened.unit}")
+    finish(
+        study,
+        "orders",
+        as_json=as_json,
+        out=out,
+        overwrite=overwrite,
+        whole=f"{len(opened):,} {opened.unit}",
+    )

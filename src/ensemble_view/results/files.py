@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ensemble_view.errors import EnsembleViewError
 
 __all__ = [
     "ResultError",
+    "ResultWarning",
     "plain",
     "prepare_folder",
     "read_arrays",
     "read_json",
     "write_arrays",
     "write_json",
+    "write_table",
     "write_text",
     "writing",
 ]
@@ -31,6 +34,10 @@ __all__ = [
 
 class ResultError(EnsembleViewError):
     """A result cannot be written to or read from a folder."""
+
+
+class ResultWarning(UserWarning):
+    """A result was saved or loaded, but not all of it, or not all of it could be verified."""
 
 
 def plain(value: Any) -> Any:
@@ -151,7 +158,28 @@ def write_text(path: Path, text: str) -> None:
         ensemble_view.results.files.ResultError: nowhere/a.csv cannot be written ...
     """
     with writing(path):
-        path.write_text(text, encoding="utf-8", newline="\n")
+        # Half of a surrogate pair is in no Unicode text, but may be in a file's or module's name.
+        path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    r"""Write a table as CSV.
+
+    Args:
+        path: the file.
+        frame: the table, without its index.
+
+    Raises:
+        ResultError: if the file cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_table(Path(folder, "a.csv"), pd.DataFrame({"block": ["3"], "drop": [0.5]}))
+        ...     Path(folder, "a.csv").read_text()
+        'block,drop\n3,0.5\n'
+    """
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
@@ -185,7 +213,7 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
         raise ResultError(
             f"{path} cannot be read ({error.strerror}); expected a readable file; check the path."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultError(
             f"{path} is not JSON ({error}); expected the file that save() wrote; run the study "
             "again."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.results import files
-from ensemble_view.results.files import ResultError
+from ensemble_view.results import files, folders
+from ensemble_view.results.files import ResultError, ResultWarning
 from ensemble_view.results.text import html_table, wrapped
 
 if TYPE_CHECKING:
@@ -92,31 +94,57 @@ class StudyResult(ABC):
         content = {"kind": self.kind, "version": _VERSION, **self._record()}
         return dict(files.plain(content | {"summary": self.summary}))
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write tables, record, measurements and figure into a folder.
+
+        A reader of the folder finds the result that was there before, whole, or this one, at
+        whatever moment the saving is cut short (:mod:`ensemble_view.results.folders`). Everything
+        that was measured is saved before the figure is drawn.
 
         Args:
             folder: made if missing; receives the tables as CSV, ``results.json``, the figure as PDF
                 and PNG, and ``outcomes.npz`` where single examples were kept. Equal results give
                 equal files.
+            overwrite: whether a result that the folder holds, and files of the same names, are
+                replaced; other files stay.
+
+        Warns:
+            ResultWarning: if the figure cannot be drawn or written; everything else is saved.
 
         Raises:
-            ResultError: if the folder cannot be written to.
+            ResultError: if the folder cannot be written to, or holds a result already.
         """
-        from ensemble_view.figures import save_figure
-
-        folder = Path(folder)
-        files.prepare_folder(folder)
+        folder, record = Path(folder), self.to_json()
+        figures = [f"{self.figure_name}.{suffix}" for suffix in ("pdf", "png")]
+        measured: dict[str, Callable[[Path], None]] = {
+            f"{name}.csv": partial(files.write_table, frame=frame)
+            for name, frame in self.tables.items()
+        }
         if self.arrays:
-            files.write_arrays(folder / "outcomes.npz", self.arrays)
-        for name, frame in self.tables.items():
-            files.write_text(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-        figure = self.plot()
-        for suffix in ("pdf", "png"):
-            with files.writing(folder / f"{self.figure_name}.{suffix}"):
-                save_figure(figure, folder / f"{self.figure_name}.{suffix}")
-        # Last, because its presence marks a complete result.
-        files.write_json(folder / "results.json", self.to_json())
+            measured["outcomes.npz"] = partial(files.write_arrays, arrays=self.arrays)
+        digests = folders.commit(
+            folder, record, measured, files.write_json, overwrite=overwrite, also=figures
+        )
+        try:
+            from ensemble_view.figures import save_figure
+
+            figure = self.plot()
+            folders.commit(
+                folder,
+                record,
+                dict.fromkeys(figures, partial(save_figure, figure)),
+                files.write_json,
+                overwrite=True,
+                keep=digests,
+            )
+        except Exception as error:
+            message = str(error).strip() or "no message"
+            warnings.warn(
+                f"The figure of the result in {folder} could not be made ({type(error).__name__}: "
+                f"{message.splitlines()[0]}); everything that was measured is saved there.",
+                ResultWarning,
+                stacklevel=2,
+            )
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -128,18 +156,47 @@ class StudyResult(ABC):
         Returns:
             A result equal to the saved one; its statistics derive anew from what was measured.
 
+        Warns:
+            ResultWarning: if the result was saved by a release that kept no digests, so that
+                nothing tells whether its files belong together.
+
         Raises:
-            ResultError: if the folder holds no result, or one of another kind or version.
+            ResultError: if the folder holds no result, one of another kind or version, or files
+                that were changed or do not belong together.
         """
         folder = Path(folder)
-        content = files.read_json(folder / "results.json", cls.kind, _VERSION)
-        try:
-            return cls._restored(content, folder)
-        except (KeyError, TypeError, ValueError, MeasurementError) as error:
+        result, has_digests = folders.undisturbed(folder, partial(cls._read, folder))
+        if not has_digests:
+            warnings.warn(
+                f"The result in {folder} was saved without digests, so that nothing tells whether "
+                "its files belong together; save it again to add them.",
+                ResultWarning,
+                stacklevel=2,
+            )
+        return result
+
+    @classmethod
+    def _read(cls, folder: Path) -> tuple[Self, bool]:
+        """The result in a folder, and whether digests have verified it."""
+
+        def read(path: Path) -> dict[str, Any]:
+            return files.read_json(path, cls.kind, _VERSION)
+
+        with folders.whole_result(folder, read) as (content, place):
+            try:
+                result = cls._restored(content, place)
+            except (KeyError, TypeError, ValueError, MeasurementError) as error:
+                raise ResultError(
+                    f"The files in {folder} do not fit together ({error}); expected those that "
+                    "save() wrote of one run; run the study again."
+                ) from error
+            changed = folders.mismatch(place, content)
+        if changed is not None:
             raise ResultError(
-                f"The files in {folder} do not fit together ({error}); expected those that save() "
-                "wrote of one run; run the study again."
-            ) from error
+                f"{changed}; expected the files of one run as save() wrote them; bring that file "
+                "back, remove it if it is a table or figure, or run the study again."
+            )
+        return result, folders.DIGESTS in content
 
     def __repr__(self) -> str:
         return f"{self.table}\n\n{wrapped(self.summary)}"

@@ -1,0 +1,69 @@
+"""The one place where text leaves for the terminal: escaped, and never the end of a measurement."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+
+import typer
+
+from ensemble_view.errors import EnsembleViewError
+from ensemble_view.printable import printable
+
+__all__ = ["OutputError", "flush", "say"]
+
+_GONE = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN, errno.ENXIO)
+
+
+class OutputError(EnsembleViewError):
+    """Standard output cannot be written to, though somebody reads it."""
+
+
+def say(text: str, *, err: bool = False) -> bool:
+    """Print text, control characters escaped.
+
+    Args:
+        text: Of any origin.
+        err: Whether to standard error instead of standard output.
+
+    Returns:
+        Whether it was written; not, where the reader of a pipe or the terminal is gone.
+
+    Raises:
+        OutputError: If it cannot be written for another reason, such as a full disk.
+    """
+    try:
+        typer.echo(printable(text), err=err)
+    except OSError as error:
+        _silence(err)
+        if error.errno in _GONE or err:
+            return False
+        raise OutputError(
+            f"Standard output cannot be written ({error.strerror or error}); send it elsewhere."
+        ) from error
+    return (sys.stderr if err else sys.stdout) not in _silenced
+
+
+_silenced: list[object] = []
+
+
+def _silence(err: bool) -> None:
+    """Let what is still to come go nowhere, also what the interpreter flushes at its end."""
+    name = "stderr" if err else "stdout"
+    stream = getattr(sys, name)
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(nowhere.fileno(), stream.fileno())
+    setattr(sys, name, nowhere)
+    _silenced.append(nowhere)
+
+
+def flush() -> None:
+    """Write what is left in the buffers, where somebody reads it."""
+    for err in (False, True):
+        try:
+            (sys.stderr if err else sys.stdout).flush()
+        except (OSError, ValueError):
+            _silence(err)
