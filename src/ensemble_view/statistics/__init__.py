@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
-from scipy.special import bdtr, ndtri
+from scipy.special import bdtr, erfcinv, erfinv
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics.contrasts import contrast_score
+from ensemble_view.statistics.contrasts import contrast_accepted, last_accepted
 from ensemble_view.statistics.student import check_level
 
 __all__ = [
@@ -35,9 +34,10 @@ __all__ = [
     "tango_interval",
 ]
 
-_ROOT_TOLERANCE = 1e-13
 _MOST_DOUBLINGS = 400
-_LARGE = 1e12
+_LEAST_STEP = 1e-15
+# Up to here floating-point numbers hold every count.
+_MOST_EXAMPLES = 2**53
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,14 @@ class PairedCounts:
 
     def __post_init__(self) -> None:
         cells = (self.both, self.lost, self.gained, self.neither)
-        if min(cells) < 0 or sum(cells) == 0:
+        if not _whole(cells) or min(cells) < 0 or not 0 < sum(map(int, cells)) <= _MOST_EXAMPLES:
             raise MeasurementError(
-                f"The paired counts are {cells}; expected four counts of at least 0 with at least "
-                "one example among them; check how they were counted."
+                f"The paired counts are {cells}; expected four whole counts of at least 0, with at "
+                "least one example and at most 2^53 among them; check how they were counted."
             )
+        for name, cell in zip(("both", "lost", "gained", "neither"), cells, strict=True):
+            # NumPy's integers would overflow in products.
+            object.__setattr__(self, name, int(cell))
 
     @property
     def n(self) -> int:
@@ -171,11 +174,12 @@ def accuracy_interval(correct: int, n: int, level: float = 0.95) -> Interval:
         >>> round(interval.low, 4), round(interval.high, 4)
         (0.4902, 0.9433)
     """
-    if not 0 <= correct <= n or n == 0:
+    if not _whole((correct, n)) or not 0 <= correct <= n or not 0 < n <= _MOST_EXAMPLES:
         raise MeasurementError(
-            f"{correct} correct of {n} examples is impossible; expected 0 <= correct <= n with "
-            "n at least 1; check how they were counted."
+            f"{correct} correct of {n} examples is impossible; expected whole numbers, 0 <= "
+            "correct <= n, with n from 1 to 2^53; check how they were counted."
         )
+    correct, n = int(correct), int(n)
     z2 = _critical_value(level) ** 2
     centre = (correct + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (correct * (n - correct) / n + z2 / 4)) / (n + z2)
@@ -212,11 +216,19 @@ def tango_interval(lost: int, gained: int, n: int, level: float = 0.95) -> Inter
         >>> round(interval.low, 3), round(interval.high, 3)
         (-0.027, 0.39)
     """
-    if min(lost, gained) < 0 or lost + gained > n or n == 0:
+    counts = (lost, gained, n)
+    if (
+        not _whole(counts)
+        or min(counts) < 0
+        or not 0 < n <= _MOST_EXAMPLES
+        or int(lost) + int(gained) > n
+    ):
         raise MeasurementError(
-            f"{lost} lost and {gained} gained of {n} examples is impossible; expected counts of at "
-            "least 0 that together are at most n, and n at least 1; check how they were counted."
+            f"{lost} lost and {gained} gained of {n} examples is impossible; expected whole counts "
+            "of at least 0 that together are at most n, and n from 1 to 2^53; check how they were "
+            "counted."
         )
+    lost, gained, n = int(lost), int(gained), int(n)
     z2 = _critical_value(level) ** 2
     return Interval(-_tango_upper(gained, lost, n, z2), _tango_upper(lost, gained, n, z2))
 
@@ -304,7 +316,8 @@ def normalised_drop(counts: PairedCounts, chance: float, level: float = 0.95) ->
 
     As t grows, the tested statement becomes ``before = chance``, whose score test is Wilson's. The
     interval is therefore bounded exactly where Wilson's interval for the baseline accuracy lies
-    above chance; elsewhere the ratio has no meaning and all three values are nan.
+    above chance; elsewhere the ratio has no meaning and all three values are nan. A limit is found
+    by halving, with one evaluation of the score equation at a time, so that none can fail.
 
     Args:
         counts: the paired table of one lesion.
@@ -334,18 +347,27 @@ def normalised_drop(counts: PairedCounts, chance: float, level: float = 0.95) ->
     cells = (counts.both, counts.lost, counts.gained, counts.neither)
     z2 = _critical_value(level) ** 2
 
-    def excess(ratio: float) -> float:
-        # The root finder divides by differences, so that infinity must become merely large.
-        return min(contrast_score(cells, _normalised_contrast(ratio, chance)) - z2, _LARGE)
+    def accepted(ratio: float) -> bool:
+        return contrast_accepted(cells, _normalised_contrast(ratio, chance), z2)
 
-    step = math.sqrt(z2 * (counts.lost + counts.gained + z2)) / counts.n
-    low = _limit_beyond(excess, estimate, -step)
-    return NormalisedDrop(estimate, low, _limit_beyond(excess, estimate, step))
+    step = max(math.sqrt(z2 * (counts.lost + counts.gained + z2)) / counts.n, _LEAST_STEP)
+    low = _limit_beyond(accepted, estimate, -step)
+    high = _limit_beyond(accepted, estimate, step)
+    # Wilson's limit may lie above chance by rounding only; the ratio is as undefined as below it.
+    if math.isinf(low) or math.isinf(high):
+        return NormalisedDrop(math.nan, math.nan, math.nan)
+    return NormalisedDrop(estimate, low, high)
 
 
 def _critical_value(level: float) -> float:
     check_level(level)
-    return float(ndtri((1 + level) / 2))
+    # Of the two inverses, each is exact at one end.
+    tail = erfinv(level) if level < 0.5 else erfcinv(1 - level)
+    return math.sqrt(2) * float(tail)
+
+
+def _whole(counts: Sequence[object]) -> bool:
+    return all(isinstance(count, int | np.integer) for count in counts)
 
 
 def _tango_upper(lost: int, gained: int, n: int, z2: float) -> float:
@@ -358,22 +380,24 @@ def _tango_upper(lost: int, gained: int, n: int, z2: float) -> float:
     if gained == n:
         return -(n - z2) / (n + z2)
 
-    def excess(drop: float) -> float:
-        variance = n * _tango_variance(lost, gained, n, drop)
-        return (n * drop - (lost - gained)) ** 2 - z2 * variance
+    observed = (lost - gained) / n
 
-    return float(brentq(excess, (lost - gained) / n, 1.0, xtol=_ROOT_TOLERANCE))
+    def accepted(drop: float) -> bool:
+        variance = _tango_variance(lost / n, gained / n, drop)
+        return (drop - observed) ** 2 <= z2 / n * variance
+
+    return last_accepted(accepted, observed, 1.0)
 
 
-def _tango_variance(lost: int, gained: int, n: int, drop: float) -> float:
+def _tango_variance(lost: float, gained: float, drop: float) -> float:
     """Variance of one example's ``lost - gained`` at the likeliest cells with this drop."""
     if drop < 0:
-        return _tango_variance(gained, lost, n, -drop)
-    linear = (2 * n - lost + gained) * drop - lost - gained
+        return _tango_variance(gained, lost, -drop)
+    linear = (2 - lost + gained) * drop - lost - gained
     constant = gained * drop * (1 - drop)
-    root = math.sqrt(linear**2 + 8 * n * constant)
+    root = math.sqrt(linear**2 + 8 * constant)
     # Of the two forms of the positive root, take the one without cancellation.
-    gain = (root - linear) / (4 * n) if linear <= 0 else 2 * constant / (root + linear)
+    gain = (root - linear) / 4 if linear <= 0 else 2 * constant / (root + linear)
     return 2 * gain + drop * (1 - drop)
 
 
@@ -383,12 +407,12 @@ def _normalised_contrast(ratio: float, chance: float) -> tuple[float, float, flo
     return (margin, 1 + margin, ratio * chance - 1, ratio * chance)
 
 
-def _limit_beyond(excess: Callable[[float], float], start: float, step: float) -> float:
-    """Where excess, negative at start, changes its sign in the direction of step."""
+def _limit_beyond(accepted: Callable[[float], bool], start: float, step: float) -> float:
+    """The last accepted value from start on in the direction of step; infinite without end."""
     inner = start
     for _ in range(_MOST_DOUBLINGS):
         outer = start + step
-        if excess(outer) > 0:
-            return float(brentq(excess, inner, outer, xtol=_ROOT_TOLERANCE))
+        if not accepted(outer):
+            return last_accepted(accepted, inner, outer)
         inner, step = outer, 2 * step
     return math.copysign(math.inf, step)

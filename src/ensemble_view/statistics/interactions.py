@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
 from scipy.special import chdtrc, chdtri
 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics import holm
-from ensemble_view.statistics.contrasts import contrast_score
+from ensemble_view.statistics.contrasts import contrast_accepted, contrast_score, last_accepted
 from ensemble_view.statistics.student import check_level, student_interval
 
 __all__ = ["PairInteractions", "pair_interactions"]
@@ -21,8 +20,6 @@ Floats = npt.NDArray[np.float64]
 
 # What the contrast of four outcomes, each right or wrong, can be.
 _CONTRASTS = range(-2, 3)
-_ROOT_TOLERANCE = 1e-12
-_LARGE = 1e12
 # Below this share of the largest value, a standard deviation is what rounding leaves.
 _ROUNDING = 1e-12
 
@@ -151,15 +148,11 @@ def _score_interval(counts: list[int], level: float) -> tuple[float, float, floa
     mean = sum(c * n for c, n in zip(_CONTRASTS, counts, strict=True)) / sum(counts)
     critical = float(chdtri(1, 1 - level))
 
-    def statistic(hypothesis: float) -> float:
-        return contrast_score(counts, [c - hypothesis for c in _CONTRASTS])
+    def contrast(hypothesis: float) -> list[float]:
+        return [c - hypothesis for c in _CONTRASTS]
 
-    def excess(hypothesis: float) -> float:
-        # The root finder divides by differences, so that infinity must become merely large.
-        return min(statistic(hypothesis), _LARGE) - critical
+    def accepted(hypothesis: float) -> bool:
+        return contrast_accepted(counts, contrast(hypothesis), critical)
 
-    def limit(end: int) -> float:
-        return mean if mean == end else float(brentq(excess, mean, end, xtol=_ROOT_TOLERANCE))
-
-    low, high = limit(min(_CONTRASTS)), limit(max(_CONTRASTS))
-    return mean, low, high, float(chdtrc(1, statistic(0.0)))
+    low, high = (last_accepted(accepted, mean, end) for end in (min(_CONTRASTS), max(_CONTRASTS)))
+    return mean, low, high, float(chdtrc(1, contrast_score(counts, contrast(0.0))))
