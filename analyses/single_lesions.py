@@ -1,8 +1,9 @@
 """Which single blocks matter? Figure 3 of Veit, Wilber and Belongie (2016) on the bundled nets.
 
 Deletes each block of the residual nets, and each shape-keeping unit of the plain net and of VGG,
-which are the control: if the residual nets stay whole and the controls collapse, it is the shortcut
-that makes the difference, not the size of the branches' weights or the test data.
+which are the control. Where the residual nets stay whole and the controls collapse, the test data
+do not explain it; but the nets differ in depth, width and training as well as in their shortcuts,
+and there is one net of each kind.
 
     python analyses/single_lesions.py
 
@@ -20,12 +21,17 @@ from reporting import markdown_table
 
 import ensemble_view
 from ensemble_view.figures import comparison_figure, save_figure
+from ensemble_view.results.sizes import NEGLIGIBLE, NEGLIGIBLE_ERROR_RATIO, RUINOUS, SIZES, SMALL
 
 RESIDUAL = ("digits-resnet110", "digits-resnet110v2")
 PLAIN = ("digits-plain32", "digits-vgg15")
 LEGEND = (
-    "Drops are in points of accuracy; *harmless*: the upper 95 % bound of the normalised drop "
-    "is at most 0.10; *ruinous*: its lower bound is at least 0.50."
+    "Drops are in accuracy points; *its error ratio* is the error after the deletion with the "
+    "largest drop over the error before. Each deletion is in one class, by 95 % confidence limits "
+    "of the normalised drop (the share of the accuracy above chance that is lost) that hold for "
+    f"all deletions of a net at once: *negligible*, at most {100 * NEGLIGIBLE:.0f} % and at most "
+    f"{NEGLIGIBLE_ERROR_RATIO:g} times the error; *small*, at most {100 * SMALL:.0f} %; *large*, more than "
+    f"{100 * SMALL:.0f} %; *ruinous*, at least {100 * RUINOUS:.0f} %; *undecided*, none of these is shown."
 )
 """What the words of `summary_table` mean."""
 
@@ -96,20 +102,22 @@ def summary_table(results: Mapping[str, ensemble_view.LesionResult]) -> list[str
     rows = []
     for name, result in results.items():
         frame = result.frame
+        worst = frame.iloc[int(frame["drop"].argmax())]
         rows.append(
             (
                 name,
                 f"{result.baseline.accuracy:.1%}",
                 f"{len(frame)} of {result.block_count}",
                 f"{frame['drop'].median():.1%}",
-                f"{frame['drop'].max():.1%}",
-                int((frame["normalised_drop_high"] <= 0.10).sum()),
-                int((frame["normalised_drop_low"] >= 0.50).sum()),
+                f"{worst['drop']:.1%} (block {worst['blocks']})",
+                f"{worst['error_ratio']:.3g} [{worst['error_ratio_simultaneous_low']:.3g}, "
+                f"{worst['error_ratio_simultaneous_high']:.3g}]",
+                *(int((frame["size"] == size).sum()) for size in SIZES),
             )
         )
     return markdown_table(
-        ("net", "accuracy", "deleted in turn", "median drop", "largest drop", "harmless",
-         "ruinous"),
+        ("net", "accuracy", "deleted in turn", "median drop", "largest drop", "its error ratio",
+         *SIZES),
         rows,
     )  # fmt: skip
 

@@ -103,7 +103,7 @@ def test_lesion_prints_cost_table_and_sentence(folder, capsys):
     assert max(map(len, lines[1:])) <= 80
     assert any(line.split()[:2] == ["0", "layer1.0"] for line in lines)
     assert any(line.split()[:2] == ["1*", "layer2.0"] for line in lines)
-    assert "All of this is said of this net" in " ".join(printed.out.split())
+    assert "These statements concern this net" in " ".join(printed.out.split())
     assert printed.err == ""
 
 

@@ -116,8 +116,8 @@ def test_every_block_has_its_error_and_interval() -> None:
     assert len(drawn) == 27
     for _, row in frame.iterrows():
         low, high = drawn[float(row["blocks"])]
-        assert low == pytest.approx(max(0, full + row["drop_low"]))
-        assert high == pytest.approx(min(1, full + row["drop_high"]))
+        assert low == pytest.approx(max(0, full + row["drop_simultaneous_low"]))
+        assert high == pytest.approx(min(1, full + row["drop_simultaneous_high"]))
         assert low <= 1 - row["accuracy"] <= high
 
 
@@ -176,7 +176,7 @@ def test_baseline_and_chance_are_named_lines() -> None:
     assert horizontals(whole(figure)) == [error, chance]
     assert legend_labels(figure) == [
         f"full net ({error:.1%})", f"chance ({chance:.1%})", "block deleted",
-        "shape-changing block deleted",
+        "shape-changing block deleted", "simultaneous 95% interval",
     ]  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def test_units_of_a_plain_net_that_cannot_be_deleted_are_bands() -> None:
     axes = whole(figure)
     bands = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     assert [band.get_x() + band.get_width() / 2 for band in bands] == [6, 12]
-    assert legend_labels(figure)[-1] == "not deletable"
+    assert legend_labels(figure)[-2] == "not deletable"
     assert set(markers(axes)) == {"o"}
     assert axes.get_xlim() == (-0.75, 18.75)
 
@@ -254,8 +254,8 @@ def test_comparison_puts_nets_at_relative_positions() -> None:
             assert min(abs(place - x) for x in drawn) < 1e-9
     assert len({tuple(mpl.colors.to_rgb(line.get_color())) for line in axes.lines}) == 4
     assert legend_labels(figure) == [
-        "ResNet", "plain", "VGG", "shape-changing block", "not deletable", "full net",
-        "chance (90.0%)",
+        "ResNet", "plain", "VGG", "shape-changing block", "not deletable",
+        "simultaneous 95% interval", "full net", "chance (90.0%)",
     ]  # fmt: skip
     expected = [1 - result.baseline.accuracy for result in results.values()]
     assert horizontals(axes) == [*expected, 0.9]

@@ -22,6 +22,8 @@ from ensemble_view.results import (
     MeasuredResult,
     ResultError,
 )
+from ensemble_view.results.sizes import SIZES
+from ensemble_view.statistics.ratios import ratio_mean
 from simulated_results import simulated_result
 
 BLOCKS, SEQUENCES = 12, 60
@@ -154,7 +156,7 @@ def test_tables_fit_eighty_columns_and_html_escapes(result):
 def test_columns_of_the_table_stand_under_their_heads(result):
     head, first, *_ = repr(result).splitlines()
     assert head.index("p (Holm)") + 8 == len(first) == len(head)
-    assert first.index("[") == head.index("interval") - 1
+    assert first.index("[") == head.index("simultaneous 95%")
 
 
 def test_the_summary_of_a_language_model_names_what_matters():
@@ -166,7 +168,11 @@ def test_the_summary_of_a_language_model_names_what_matters():
     assert f"Deletion raises the loss (t test over sequences, Holm's correction over {BLOCKS}" in (
         text
     )
-    assert f"for {len(worse)} blocks: {', '.join(worse)}." in text
+    assert f"for {len(worse)} blocks: {', '.join(worse)}; by size, " in text
+    counts = [int((frame["size"] == size).sum()) for size in SIZES]
+    assert sum(counts) == BLOCKS
+    classes = ", ".join(f"{count} {size}" for count, size in zip(counts, SIZES, strict=True))
+    assert f" blocks that keep the shape: {classes}" in text
     assert f"{result.baseline.tokens:,} next tokens in 60 sequences of cifar10" in text
     assert "the highest, after deleting 11, is" in text
     assert "No deletion is shown to raise" in language_result(harm=0).summary
@@ -206,6 +212,32 @@ def drawn(axes: Axes) -> tuple[dict[float, float], dict[float, tuple[float, floa
     return points, ends
 
 
+def test_limits_of_a_language_model_are_where_the_paired_t_test_turns():
+    """The ratio's limits by definition: values whose t test has the p-value of the level."""
+    result = language_result()
+    outcomes, alpha = result.outcomes, 0.05 / BLOCKS
+    tokens, full = outcomes.tokens, outcomes.baseline_correct
+    for index in (0, BLOCKS - 1):
+        row, right = result.frame.iloc[index], outcomes.correct[index]
+        above = full - result.baseline.chance * tokens
+        for name, over, under in (
+            ("normalised_drop", full - right, above),
+            ("error_ratio", tokens - right, tokens - full),
+        ):
+            for end in ("low", "high"):
+                own = over - row[f"{name}_{end}"] * under
+                assert ratio_mean(own, tokens).p_value == pytest.approx(0.05, rel=1e-6)
+                joint = over - row[f"{name}_simultaneous_{end}"] * under
+                assert ratio_mean(joint, tokens).p_value == pytest.approx(alpha, rel=1e-6)
+
+
+def test_an_own_measure_has_no_classes_and_says_why():
+    result = measured_result()
+    assert "size" not in result.frame
+    assert "no scale of IoU is known on which a change is small" in result.summary
+    assert "The largest worsening is that of block" in result.summary
+
+
 def test_the_figure_of_a_language_model_shows_perplexities():
     result = language_result()
     frame, full = result.frame, result.baseline.perplexity
@@ -215,8 +247,8 @@ def test_the_figure_of_a_language_model_shows_perplexities():
     assert axes.get_ylabel() == "Perplexity"
     for index, row in frame.iterrows():
         assert points[index] == pytest.approx(row["perplexity"])
-        expected = full * row["perplexity_ratio_low"], full * row["perplexity_ratio_high"]
-        assert ends[index] == pytest.approx(expected)
+        expected = [full * row[f"perplexity_ratio_simultaneous_{end}"] for end in ("low", "high")]
+        assert ends[index] == pytest.approx(tuple(expected))
     (baseline,) = (line for line in axes.lines if list(line.get_xdata()) == [0, 1])
     assert float(baseline.get_ydata()[0]) == full
 
@@ -231,7 +263,8 @@ def test_the_figure_of_an_own_measure_shows_it_the_way_it_runs(higher_is_better)
         low, high = ends[index]
         assert points[index] == pytest.approx(row["value"])
         assert low <= points[index] <= high
-        assert high - low == pytest.approx(row["worsening_high"] - row["worsening_low"])
+        ends_of = [row[f"worsening_simultaneous_{end}"] for end in ("low", "high")]
+        assert high - low == pytest.approx(ends_of[1] - ends_of[0])
 
 
 @pytest.mark.parametrize("harm", [0.01, 0.3, 30.0])

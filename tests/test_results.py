@@ -223,22 +223,23 @@ def test_html_escapes_names() -> None:
     assert "<table" in markup
 
 
-def test_summary_counts_the_harmless_and_names_what_matters() -> None:
+def test_summary_counts_the_classes_and_names_what_matters() -> None:
     result = simulated_result(27, damage=0.002, examples=2000)
     frame = result.frame
-    harmless = ((frame["normalised_drop_high"] <= 0.1) & ~frame["changes_shape"]).sum()
+    keeping = frame[~frame["changes_shape"]]["size"]
     worse = frame[(frame["p_adjusted"] <= 0.05) & (frame["drop"] > 0)]["blocks"]
     text = result.summary
-    assert f"Of 25 blocks that keep the shape, {harmless} are harmless" in text
+    assert f"Of 25 blocks that keep the shape: {(keeping == 'negligible').sum()} negligible" in text
     assert "of 2 blocks that change the shape" in text
     assert f"for {len(worse)} block" in text
     assert ", ".join(worse) in text
     assert "the best constant guess would reach 10.0%" in text
+    assert "These statements concern this net on these 2,000 examples." in text
 
 
 def test_summary_of_a_net_that_collapses() -> None:
     text = simulated_result(9, downsampling=(3, 6), shape="fixed", damage=0.95).summary
-    assert "Of 7 blocks that keep the shape, 0 are harmless and 7 are ruinous" in text
+    assert "Of 7 blocks that keep the shape: 0 negligible, 0 small, 0 large, 7 ruinous, 0" in text
     assert "for all 7 blocks" in text
     assert "Not deletable: 2 of 9 blocks" in text
 

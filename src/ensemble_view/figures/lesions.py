@@ -45,11 +45,11 @@ def lesion_figure(result: LesionResult) -> Figure:
     """Draw the test error after the deletion of each block.
 
     The counterpart of figure 3 of Veit, Wilber and Belongie (2016, arXiv 1605.06431). Intervals
-    are those of the paired drop around the full net's error, so that one which crosses the
-    baseline is no evidence of a loss. Blocks that change the shape have their own marker; blocks
-    that cannot be deleted are grey bands. Where most deletions leave the error within 20 points of
-    the full net's, a second panel below enlarges that range, in which arrowheads point to what
-    lies above it.
+    are those of the paired drop around the full net's error, and hold for all lesions at once, so
+    that one which crosses the baseline is no evidence of a loss. Blocks that change the shape have
+    their own marker; blocks that cannot be deleted are grey bands. Where most deletions leave the
+    error within 20 points of the full net's, a second panel below enlarges that range, in which
+    arrowheads point to what lies above it.
 
     Args:
         result: one lesion study; lesions of several blocks at once are drawn in order instead of
@@ -69,6 +69,7 @@ def lesion_figure(result: LesionResult) -> Figure:
             handles = _reference_lines(axes, result)
             handles += _lesion_points(axes, points, _labels(result.lesions))
             handles += _not_deletable(axes, result, single=single)
+            handles.append(_interval_handle([result]))
         if zoom is not None:
             _enlarge(panels[1], points, zoom)
         _name_places(panels[-1], result, places, single=single)
@@ -93,7 +94,7 @@ def measured_figure(
     Args:
         result: whose lesions are drawn.
         value: of each lesion.
-        low: lower limit of the paired change, around the full net's value.
+        low: lower limit of the paired change, around the full net's value, simultaneous.
         high: upper limit.
         full: the full net's value.
         label: of the vertical axis.
@@ -132,6 +133,7 @@ def measured_figure(
         ]  # fmt: skip
         handles += _lesion_points(axes, points, _labels(result.lesions))
         handles += _not_deletable(axes, result, single=single)
+        handles.append(_interval_handle([result]))
         _name_places(axes, result, places, single=single)
         legend(figure, handles)
     return figure
@@ -196,8 +198,8 @@ class _Points:
         return cls(
             position=position,
             value=1 - frame["accuracy"].to_numpy(float),
-            low=np.clip(full + frame["drop_low"].to_numpy(float), 0, 1),
-            high=np.clip(full + frame["drop_high"].to_numpy(float), 0, 1),
+            low=np.clip(full + frame["drop_simultaneous_low"].to_numpy(float), 0, 1),
+            high=np.clip(full + frame["drop_simultaneous_high"].to_numpy(float), 0, 1),
             full=full,
             changes=frame["changes_shape"].to_numpy(bool),
         )
@@ -333,6 +335,7 @@ def _shared_handles(axes: Axes, results: Sequence[LesionResult]) -> list[Line2D 
         handles.append(_handle("shape-changing block", "o", GREY, hollow=True))
     if any(result.not_deletable for result in results):
         handles.append(_handle("not deletable", "|", GREY))
+    handles.append(_interval_handle(results))
     handles.append(Line2D([], [], color=GREY, linewidth=0.8, dashes=(4, 2), label="full net"))
     for chance in sorted({1 - result.baseline.chance for result in results}):
         handles.append(
@@ -353,6 +356,13 @@ def _handle(
         markeredgewidth=0.8 if hollow or marker == "|" else 0,
         markerfacecolor="white" if hollow else colour,
     )  # fmt: skip
+
+
+def _interval_handle(results: Sequence[LesionStudyResult[Any]]) -> Line2D:
+    """What the vertical lines are: intervals that hold for all lesions of a net at once."""
+    several = any(len(result.lesions) > 1 for result in results)
+    label = f"{'simultaneous ' * several}{100 * results[0].level:g}% interval"
+    return Line2D([], [], color=GREY, linewidth=0.8, label=label)
 
 
 def _bands(axes: Axes, indices: Sequence[int]) -> Patch:

@@ -19,13 +19,16 @@ from ensemble_view.results.files import ResultError
 from ensemble_view.results.language import LanguageBaseline, LanguageOutcomes, LanguageResult
 from ensemble_view.results.own import MeasuredBaseline, MeasuredOutcomes, MeasuredResult
 from ensemble_view.results.records import Baseline, Cost, Lesion, NotDeletable, Outcomes, Provenance
+from ensemble_view.results.sizes import size_of
 from ensemble_view.statistics import (
+    PairedCounts,
     accuracy_interval,
     mcnemar_test,
     normalised_drop,
     paired_counts,
     tango_interval,
 )
+from ensemble_view.statistics.simultaneous import drop_limits, error_ratio, share_limits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,9 +56,12 @@ __all__ = [
 class LesionResult(LesionStudyResult[Outcomes]):
     """A lesion study of a classifier.
 
-    In ``frame``, intervals are Tango's for the drop and Fieller's score interval for the normalised
-    drop; ``p_value`` is McNemar's exact test and ``p_adjusted`` the same after Holm's correction
-    over all rows. ``loss_change``, ``divergence`` and ``loss`` are means in nats.
+    In ``frame``, intervals of one lesion by itself are Tango's for the drop and Fieller's score
+    interval for the normalised drop; those of ``error_ratio`` (the error after over the error
+    before) and all simultaneous ones are of :mod:`ensemble_view.statistics.simultaneous`. ``size``
+    is the lesion's class by its simultaneous limits (:mod:`ensemble_view.results.sizes`).
+    ``p_value`` is McNemar's exact test and ``p_adjusted`` the same after Holm's correction over all
+    rows. ``loss_change``, ``divergence`` and ``loss`` are means in nats.
 
     Example:
         One block, four examples, of which its deletion loses one.
@@ -78,8 +84,12 @@ class LesionResult(LesionStudyResult[Outcomes]):
     outcomes_type = Outcomes
     columns = (
         "blocks", "names", "count", "accuracy", "drop", "drop_low", "drop_high",
+        "drop_simultaneous_low", "drop_simultaneous_high",
         "p_value", "mid_p_value", "p_adjusted",
         "normalised_drop", "normalised_drop_low", "normalised_drop_high",
+        "normalised_drop_simultaneous_low", "normalised_drop_simultaneous_high",
+        "error_ratio", "error_ratio_low", "error_ratio_high",
+        "error_ratio_simultaneous_low", "error_ratio_simultaneous_high", "size",
         "loss", "loss_change", "agreement", "divergence",
         "changes_shape", "shortcut_kind", "lost", "gained", "n",
     )  # fmt: skip
@@ -106,17 +116,31 @@ class LesionResult(LesionStudyResult[Outcomes]):
         drop = tango_interval(counts.lost, counts.gained, counts.n, self.level)
         test = mcnemar_test(counts.lost, counts.gained)
         share = normalised_drop(counts, self.baseline.chance, self.level)
+        all_drops = drop_limits(counts, self._joint_level)
+        all_shares = share_limits(counts, self.baseline.chance, self._joint_level)
+        ratio = error_ratio(counts, self.level)
+        all_ratios = error_ratio(counts, self._joint_level)
         loss = float(outcomes.loss[index].mean(dtype=np.float64))
         return {
             "accuracy": counts.after,
             "drop": counts.drop,
             "drop_low": drop.low,
             "drop_high": drop.high,
+            "drop_simultaneous_low": all_drops.low,
+            "drop_simultaneous_high": all_drops.high,
             "p_value": test.p_value,
             "mid_p_value": test.mid_p,
             "normalised_drop": share.value,
             "normalised_drop_low": share.low,
             "normalised_drop_high": share.high,
+            "normalised_drop_simultaneous_low": all_shares.low,
+            "normalised_drop_simultaneous_high": all_shares.high,
+            "error_ratio": ratio.value,
+            "error_ratio_low": ratio.low,
+            "error_ratio_high": ratio.high,
+            "error_ratio_simultaneous_low": all_ratios.low,
+            "error_ratio_simultaneous_high": all_ratios.high,
+            "size": size_of(all_shares.low, all_shares.high, all_ratios.high),
             "loss": loss,
             "loss_change": loss - self.baseline.loss,
             "agreement": float(outcomes.agreement[index].mean()),
@@ -128,15 +152,27 @@ class LesionResult(LesionStudyResult[Outcomes]):
 
     @property
     def summary(self) -> str:
-        """The result in plain words: how many deletions are harmless, which ones matter."""
+        """The result in plain words: lesions by the size of their effect, and the largest."""
         baseline = self.baseline
+        right = round(baseline.accuracy * baseline.n)
+        unchanged = PairedCounts(right, 0, 0, baseline.n - right)
         subject = (
             f"{self._net} classifies {baseline.accuracy:.1%} of {baseline.n:,} examples of "
             f"{self._data} correctly; the best constant guess would reach {baseline.chance:.1%}"
             f"{self._cut_short}"
         )
         return (
-            text.summary(self.frame, subject=subject, chance=baseline.chance, level=self.level)
+            text.summary(
+                self.frame,
+                subject=subject,
+                chance=baseline.chance,
+                level=self.level,
+                examples=baseline.n,
+                least=(
+                    error_ratio(unchanged, self._joint_level).high,
+                    share_limits(unchanged, baseline.chance, self._joint_level).high,
+                ),
+            )
             + self._not_deletable_sentence
         )
 

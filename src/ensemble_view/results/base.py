@@ -18,6 +18,7 @@ from ensemble_view.results import files, text
 from ensemble_view.results.records import Cost, ExampleArrays, Lesion, NotDeletable, Provenance
 from ensemble_view.results.study import StudyResult
 from ensemble_view.statistics import holm
+from ensemble_view.statistics.simultaneous import adjusted_level
 
 __all__ = ["LesionStudyResult"]
 
@@ -76,8 +77,18 @@ class LesionStudyResult(StudyResult, Generic[OutcomesT]):
         return text.ACCURACY
 
     @property
+    def _joint_level(self) -> float:
+        """The level of each interval with which all lesions' hold at once."""
+        return adjusted_level(self.level, len(self.lesions))
+
+    @property
     def frame(self) -> pd.DataFrame:
-        """One row per lesion; ``p_adjusted`` is Holm's correction over all rows."""
+        """One row per lesion; ``p_adjusted`` is Holm's correction over all rows.
+
+        Limits under ``_low`` and ``_high`` are each lesion's own, at the result's level; those
+        under ``_simultaneous_low`` and ``_simultaneous_high`` hold for all rows at once, as the
+        adjusted p-values do (:mod:`ensemble_view.statistics.simultaneous`).
+        """
         return pd.DataFrame(self._rows, columns=list(self.columns))
 
     @cached_property
@@ -170,8 +181,8 @@ class LesionStudyResult(StudyResult, Generic[OutcomesT]):
 
     @property
     def table(self) -> str:
-        """One row per lesion; a star marks those of a shape-changing block."""
-        return text.text_table(self.frame, self._wording)
+        """One row per lesion, simultaneous limits; a star marks those of a shape-changing block."""
+        return text.text_table(self.frame, self._wording, self.level)
 
 
 def _lesion_from_json(row: Mapping[str, Any]) -> Lesion:

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from ensemble_view.results import text
 from ensemble_view.results.base import LesionStudyResult
 from ensemble_view.results.records import ExampleArrays
+from ensemble_view.results.sizes import size_of
+from ensemble_view.statistics.paired_ratio import PairedRatio, paired_ratio
 from ensemble_view.statistics.ratios import RatioMean, ratio_mean
 
 if TYPE_CHECKING:
@@ -22,11 +24,13 @@ __all__ = ["LanguageBaseline", "LanguageOutcomes", "LanguageResult"]
 _WORDING = text.Wording(
     value=("perplexity", "perplexity"),
     effect=("loss_change", "Δ loss"),
+    change="rise of the loss",
     formats=("#10.4g", "+#9.3g"),
     test="t test over sequences",
     worse="raises the loss",
     worsen="raise the loss",
     better="lowers the loss",
+    unit=" nats per token",
 )
 
 
@@ -100,8 +104,12 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
     In ``frame``, ``accuracy``, ``loss``, ``agreement`` and ``divergence`` are means per token, in
     proportions and nats. Intervals are paired t intervals over sequences
     (:func:`ensemble_view.statistics.ratios.ratio_mean`): of the drop in accuracy, of the change of
-    the loss, and of the ratio of perplexities, which is the exponential of the latter. ``p_value``
-    is of the hypothesis that the loss does not change.
+    the loss, and of the ratio of perplexities, which is the exponential of the latter; of the
+    normalised drop and of ``error_ratio`` they are Fieller's
+    (:func:`ensemble_view.statistics.paired_ratio.paired_ratio`). Simultaneous ones are the same at
+    Bonferroni's level. ``size`` is the lesion's class by the next-token accuracy above chance
+    (:mod:`ensemble_view.results.sizes`); loss and perplexity have no scale of their own on which a
+    change is small. ``p_value`` is of the hypothesis that the loss does not change.
 
     Example:
         One block, two sequences of three tokens.
@@ -123,8 +131,15 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
     outcomes_type = LanguageOutcomes
     columns = (
         "blocks", "names", "count", "accuracy", "drop", "drop_low", "drop_high",
+        "drop_simultaneous_low", "drop_simultaneous_high",
+        "normalised_drop", "normalised_drop_low", "normalised_drop_high",
+        "normalised_drop_simultaneous_low", "normalised_drop_simultaneous_high",
+        "error_ratio", "error_ratio_low", "error_ratio_high",
+        "error_ratio_simultaneous_low", "error_ratio_simultaneous_high", "size",
         "loss", "loss_change", "loss_change_low", "loss_change_high",
+        "loss_change_simultaneous_low", "loss_change_simultaneous_high",
         "perplexity", "perplexity_ratio", "perplexity_ratio_low", "perplexity_ratio_high",
+        "perplexity_ratio_simultaneous_low", "perplexity_ratio_simultaneous_high",
         "p_value", "p_adjusted", "agreement", "divergence",
         "changes_shape", "shortcut_kind", "tokens", "sequences",
     )  # fmt: skip
@@ -133,8 +148,8 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
     def _wording(self) -> text.Wording:
         return _WORDING
 
-    def _per_token(self, sums: npt.NDArray[np.float64]) -> RatioMean:
-        return ratio_mean(sums, self.outcomes.tokens, self.level)
+    def _per_token(self, sums: npt.NDArray[np.float64], level: float | None = None) -> RatioMean:
+        return ratio_mean(sums, self.outcomes.tokens, self.level if level is None else level)
 
     @cached_property
     def baseline(self) -> LanguageBaseline:
@@ -157,30 +172,58 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
         )
 
     def _row(self, index: int) -> dict[str, Any]:
-        outcomes = self.outcomes
-        drop = self._per_token(outcomes.baseline_correct - outcomes.correct[index])
+        outcomes, baseline = self.outcomes, self.baseline
+        loss = float(outcomes.loss[index].sum()) / baseline.tokens
+        right, full = outcomes.correct[index], outcomes.baseline_correct
+        above = full - baseline.chance * outcomes.tokens
+        row: dict[str, Any] = {}
+        for name, estimate in (
+            ("drop", lambda level: self._per_token(full - right, level)),
+            ("normalised_drop", lambda level: self._ratio(full - right, above, level)),
+            (
+                "error_ratio",
+                lambda level: self._ratio(outcomes.tokens - right, outcomes.tokens - full, level),
+            ),
+            (
+                "loss_change",
+                lambda level: self._per_token(outcomes.loss[index] - outcomes.baseline_loss, level),
+            ),
+        ):
+            own, joint = estimate(self.level), estimate(self._joint_level)
+            row |= {
+                name: own.value,
+                f"{name}_low": own.low,
+                f"{name}_high": own.high,
+                f"{name}_simultaneous_low": joint.low,
+                f"{name}_simultaneous_high": joint.high,
+            }
         change = self._per_token(outcomes.loss[index] - outcomes.baseline_loss)
-        tokens = self.baseline.tokens
-        loss = float(outcomes.loss[index].sum()) / tokens
         return {
-            "accuracy": float(outcomes.correct[index].sum()) / tokens,
-            "drop": drop.value,
-            "drop_low": drop.low,
-            "drop_high": drop.high,
+            **row,
+            "accuracy": float(right.sum()) / baseline.tokens,
+            "size": size_of(
+                row["normalised_drop_simultaneous_low"],
+                row["normalised_drop_simultaneous_high"],
+                row["error_ratio_simultaneous_high"],
+            ),
             "loss": loss,
-            "loss_change": change.value,
-            "loss_change_low": change.low,
-            "loss_change_high": change.high,
             "perplexity": _exp(loss),
             "perplexity_ratio": _exp(change.value),
             "perplexity_ratio_low": _exp(change.low),
             "perplexity_ratio_high": _exp(change.high),
+            "perplexity_ratio_simultaneous_low": _exp(row["loss_change_simultaneous_low"]),
+            "perplexity_ratio_simultaneous_high": _exp(row["loss_change_simultaneous_high"]),
             "p_value": change.p_value,
-            "agreement": float(outcomes.agreement[index].sum()) / tokens,
-            "divergence": float(outcomes.divergence[index].sum()) / tokens,
-            "tokens": tokens,
-            "sequences": self.baseline.sequences,
+            "agreement": float(outcomes.agreement[index].sum()) / baseline.tokens,
+            "divergence": float(outcomes.divergence[index].sum()) / baseline.tokens,
+            "tokens": baseline.tokens,
+            "sequences": baseline.sequences,
         }
+
+    def _ratio(
+        self, numerators: npt.NDArray[Any], denominators: npt.NDArray[Any], level: float
+    ) -> PairedRatio:
+        return paired_ratio(numerators, denominators, level, self.outcomes.tokens)
 
     @property
     def summary(self) -> str:
@@ -191,19 +234,23 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
             f"{baseline.sequences:,} sequences of {self._data} correctly{self._cut_short}; the "
             f"most frequent token alone would reach {baseline.chance:.1%}."
         ]
-        sentences += text.mattering(self.frame, self.level, _WORDING)
+        frame = self.frame
+        if len(frame) and frame["normalised_drop_simultaneous_low"].notna().any():
+            sentences += text.by_size(frame, self.level)
+        sentences += text.mattering(frame, self.level, _WORDING)
         perplexity = (
             f"The full net's perplexity is {baseline.perplexity:.4g} ({baseline.loss:.4g} nats per "
             "token)"
         )
         if self.lesions:
             worst = max(self._rows, key=lambda row: float(row["loss_change"]))
+            low, high = (worst[f"perplexity_ratio_simultaneous_{end}"] for end in ("low", "high"))
             perplexity += (
                 f"; the highest, after deleting {worst['blocks']}, is "
-                f"{worst['perplexity_ratio']:.3g} times that"
+                f"{worst['perplexity_ratio']:.3g} times that [{low:.3g}, {high:.3g}]"
             )
         sentences.append(f"{perplexity}.")
-        sentences.append("All of this is said of this net on these sequences only.")
+        sentences.append(text.about(baseline.sequences, "sequences"))
         return " ".join(sentences) + self._not_deletable_sentence
 
     def plot(self) -> Figure:
@@ -218,8 +265,8 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
         return measured_figure(
             self,
             value=frame["perplexity"],
-            low=full * frame["perplexity_ratio_low"],
-            high=full * frame["perplexity_ratio_high"],
+            low=full * frame["perplexity_ratio_simultaneous_low"],
+            high=full * frame["perplexity_ratio_simultaneous_high"],
             full=full,
             label="Perplexity",
             logarithmic=True,

@@ -58,7 +58,9 @@ class MeasuredResult(LesionStudyResult[MeasuredOutcomes]):
 
     In ``frame``, ``value`` is the measure's mean over examples and ``worsening`` by how much it is
     worse than the full net's: positive is worse, whichever way the measure runs. Its interval and
-    ``p_value`` are those of the paired t test (:func:`ensemble_view.statistics.ratios.ratio_mean`).
+    ``p_value`` are those of the paired t test (:func:`ensemble_view.statistics.ratios.ratio_mean`);
+    the simultaneous interval is the same at Bonferroni's level. There is no class of size: a
+    measure of one's own has neither chance nor errors, so that nothing says which change is small.
 
     Attributes:
         measure: what was measured.
@@ -82,6 +84,7 @@ class MeasuredResult(LesionStudyResult[MeasuredOutcomes]):
     outcomes_type = MeasuredOutcomes
     columns = (
         "blocks", "names", "count", "value", "worsening", "worsening_low", "worsening_high",
+        "worsening_simultaneous_low", "worsening_simultaneous_high",
         "p_value", "p_adjusted", "changes_shape", "shortcut_kind", "n",
     )  # fmt: skip
 
@@ -93,6 +96,7 @@ class MeasuredResult(LesionStudyResult[MeasuredOutcomes]):
         return text.Wording(
             value=("value", self.measure[:10]),
             effect=("worsening", "worsening"),
+            change="worsening",
             formats=("#10.4g", "+#9.3g"),
             test="paired t test",
             worse=f"worsens {self.measure}",
@@ -109,12 +113,16 @@ class MeasuredResult(LesionStudyResult[MeasuredOutcomes]):
     def _row(self, index: int) -> dict[str, Any]:
         values = self.outcomes.values[index]
         sign = 1.0 if self.higher_is_better else -1.0
-        worsening = ratio_mean(sign * (self.outcomes.baseline - values), level=self.level)
+        change = sign * (self.outcomes.baseline - values)
+        worsening = ratio_mean(change, level=self.level)
+        joint = ratio_mean(change, level=self._joint_level)
         return {
             "value": float(values.mean()),
             "worsening": worsening.value,
             "worsening_low": worsening.low,
             "worsening_high": worsening.high,
+            "worsening_simultaneous_low": joint.low,
+            "worsening_simultaneous_high": joint.high,
             "p_value": worsening.p_value,
             "n": len(values),
         }
@@ -128,7 +136,10 @@ class MeasuredResult(LesionStudyResult[MeasuredOutcomes]):
             f"The {self.measure} of {self._net} is {baseline.value:.4g} on average over "
             f"{baseline.n:,} examples of {self._data}{self._cut_short}; {direction} is better.",
             *text.mattering(self.frame, self.level, self._wording),
-            "All of this is said of this net on these examples only.",
+            *text.largest(self.frame, self._wording),
+            f"The effects are in no classes of size, because no scale of {self.measure} is known "
+            "on which a change is small.",
+            text.about(baseline.n, "examples"),
         ]
         return " ".join(sentences) + self._not_deletable_sentence
 
@@ -141,7 +152,7 @@ class MeasuredResult(LesionStudyResult[MeasuredOutcomes]):
         from ensemble_view.figures import measured_figure
 
         full, frame = self.baseline.value, self.frame
-        ends = [frame["worsening_high"], frame["worsening_low"]]
+        ends = [frame["worsening_simultaneous_high"], frame["worsening_simultaneous_low"]]
         if self.higher_is_better:
             ends = [-end for end in ends]
         else:
