@@ -30,8 +30,9 @@ LEGEND = (
     "largest drop over the error before. Each deletion is in one class, by 95 % confidence limits "
     "of the normalised drop (the share of the accuracy above chance that is lost) that hold for "
     f"all deletions of a net at once: *negligible*, at most {100 * NEGLIGIBLE:.0f} % and at most "
-    f"{NEGLIGIBLE_ERROR_RATIO:g} times the error; *small*, at most {100 * SMALL:.0f} %; *large*, more than "
-    f"{100 * SMALL:.0f} %; *ruinous*, at least {100 * RUINOUS:.0f} %; *undecided*, none of these is shown."
+    f"{NEGLIGIBLE_ERROR_RATIO:g} times the error; *small*, at most {100 * SMALL:.0f} %; *large*, "
+    f"more than {100 * SMALL:.0f} %; *ruinous*, at least {100 * RUINOUS:.0f} %; *undecided*, none "
+    "of these is shown."
 )
 """What the words of `summary_table` mean."""
 
