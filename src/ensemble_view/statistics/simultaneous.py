@@ -76,7 +76,7 @@ def drop_limits(counts: PairedCounts, level: float = 0.95) -> Interval:
     Example:
         >>> limits = drop_limits(PairedCounts(both=90, lost=6, gained=1, neither=3), 0.999)
         >>> round(limits.low, 3), round(limits.high, 3)
-        (-0.036, 0.188)
+        (-0.063, 0.175)
     """
 
     def contrast(drop: float) -> Contrast:
@@ -106,7 +106,7 @@ def share_limits(counts: PairedCounts, chance: float, level: float = 0.95) -> No
     Example:
         >>> share = share_limits(PairedCounts(both=850, lost=60, gained=10, neither=80), 0.1, 0.999)
         >>> round(share.value, 3), round(share.low, 3), round(share.high, 3)
-        (0.062, 0.031, 0.101)
+        (0.062, 0.029, 0.099)
     """
     if not 0 <= chance <= 1:
         raise MeasurementError(
@@ -153,7 +153,7 @@ def error_ratio(counts: PairedCounts, level: float = 0.95) -> PairedRatio:
     Example:
         >>> ratio = error_ratio(PairedCounts(both=880, lost=20, gained=10, neither=90))
         >>> round(ratio.value, 3), round(ratio.low, 3), round(ratio.high, 3)
-        (1.1, 0.985, 1.229)
+        (1.1, 0.988, 1.234)
     """
 
     def contrast(ratio: float) -> Contrast:
