@@ -148,7 +148,8 @@ def test_additions_inside_the_branch_of_a_block_are_none():
         r for place, block, r in reasons(chain) if place.startswith("blocks.0") and block != 0
     ]
     assert inside == [
-        "not on the trunk: paths from input to output go around it",
+        "not on the trunk: paths from input to output go around it; adds a branch to the identity "
+        "inside a branch",
         "adds values of different shapes, or scaled: no residual",
         "adds values of different shapes, or scaled: no residual",
     ]

@@ -101,8 +101,13 @@ def test_residual_sums_in_a_link_are_told_apart_from_blocks(net, beside):
     found = [addition for addition in chain.additions if addition.beside]
     assert len(found) == beside
     assert all(addition.block is None for addition in found)
-    assert all("adds a branch to the identity in a link" in a.reason for a in found)
-    assert f"{beside} residual sums beside the trunk" in repr(inspect(chain))
+    assert all("a branch to the identity in stem, a link or head" in a.reason for a in found)
+    counted = (
+        f"2 blocks hold 2 of {2 + beside} residual sums of the model; no block stands for the "
+        f"other {beside} (in stem, links or head)."
+    )
+    assert chain.residual_sums == counted
+    assert counted in " ".join(repr(inspect(chain)).split())
 
 
 class SharedByName(Base):

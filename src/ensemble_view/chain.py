@@ -242,15 +242,22 @@ class Addition:
         shape: Its shape without the batch dimension.
         block: Index of the block whose sum it is, or None.
         reason: In words.
-        beside: Whether it adds a branch to the identity, but beside the trunk: it is no block, yet
-            part of a link, of the stem or of the head.
+        residual: Whether it adds a branch to a shortcut, in a block or not.
+        within: Index of the block inside whose branch it lies, or None. A residual sum that is
+            neither a block's nor within one is part of a link, of the stem or of the head.
     """
 
     place: str
     shape: tuple[int, ...]
     block: int | None
     reason: str
-    beside: bool = False
+    residual: bool = False
+    within: int | None = None
+
+    @property
+    def beside(self) -> bool:
+        """Whether it is a residual sum outside all blocks."""
+        return self.residual and self.block is None and self.within is None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -324,6 +331,32 @@ class Chain:
             stem=lambda *args, **kwargs: (stem(*args, **kwargs), ()),
             blocks=tuple(replace(block, index=index) for index, block in enumerate(blocks)),
             head=lambda x, context: head(x),
+        )
+
+    @property
+    def residual_sums(self) -> str:
+        """How many of the model's residual sums the blocks hold, and where the others lie.
+
+        Empty for a model without residual sums and for a chain that was built by hand.
+        """
+        sums = [addition for addition in self.additions if addition.residual]
+        if not sums:
+            return ""
+        held = sum(addition.block is not None for addition in sums)
+        noun = "block holds" if len(self) == 1 else "blocks hold"
+        total = "its only residual sum" if len(sums) == 1 else f"{len(sums)} residual sums"
+        if held == len(sums):
+            whole = total if held == 1 else f"all {total}"
+            return f"{len(self)} {noun} {whole} of the model."
+        inside = sum(addition.within is not None for addition in sums)
+        beside = len(sums) - held - inside
+        places = {"inside branches": inside, "in stem, links or head": beside}
+        where = [f"{count} {place}" for place, count in places.items() if count]
+        if len(where) == 1:
+            where = [place for place, count in places.items() if count]
+        return (
+            f"{len(self)} {noun} {held} of {total} of the model; no block stands for the other "
+            f"{len(sums) - held} ({', '.join(where)})."
         )
 
     @property

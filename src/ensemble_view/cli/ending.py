@@ -16,6 +16,7 @@ from ensemble_view.cli.saying import OutputError, say
 from ensemble_view.cli.stopping import unstopped
 from ensemble_view.results.files import ResultError, ResultWarning
 from ensemble_view.results.study import StudyResult
+from ensemble_view.results.text import wrapped
 
 __all__ = ["Study", "end", "finish", "show"]
 
@@ -25,6 +26,10 @@ ResultT_co = TypeVar("ResultT_co", bound=StudyResult, covariant=True)
 
 class Study(Protocol[ResultT_co]):
     """What has a cost, which it says as text, and can be run."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader needs before the numbers."""
 
     @property
     def work(self) -> int:
@@ -43,7 +48,7 @@ def finish(
     overwrite: bool = False,
     whole: str,
 ) -> ResultT:
-    """Say what a study costs, run it, save the result and print it.
+    """Say what was taken for granted and what a study costs, run it, save and print the result.
 
     Args:
         study: Ready to run.
@@ -60,15 +65,23 @@ def finish(
         typer.Exit: With code 1, if the user stopped the study; what was done is saved and printed.
         ResultError: If the result could not be saved where it was to be; it is saved elsewhere.
     """
+    for note in study.notes:
+        say(wrapped(note), err=as_json)
     say(str(study), err=as_json)
     with progress_bar(unit, study.work) as advance:
         result = study.run(advance)
-    end(result, as_json=as_json, out=out, overwrite=overwrite, whole=whole)
+    end(result, as_json=as_json, out=out, overwrite=overwrite, whole=whole, noted=True)
     return result
 
 
 def end(
-    result: StudyResult, *, as_json: bool, out: Path | None, overwrite: bool = False, whole: str
+    result: StudyResult,
+    *,
+    as_json: bool,
+    out: Path | None,
+    overwrite: bool = False,
+    whole: str,
+    noted: bool = False,
 ) -> None:
     """Save the result of a run and print it, and say so if the user stopped it.
 
@@ -78,12 +91,13 @@ def end(
         out: Folder to save to.
         overwrite: Whether a result that is there may be replaced.
         whole: How many examples were asked for.
+        noted: Whether the notes were printed before the run.
 
     Raises:
         typer.Exit: With code 1, if the user stopped the study.
         ResultError: If the result could not be saved where it was to be; it is saved elsewhere.
     """
-    show(result, as_json=as_json, out=out, overwrite=overwrite, before="\n")
+    show(result, as_json=as_json, out=out, overwrite=overwrite, before="\n", noted=noted)
     if result.stopped_after is not None:
         say(f"Stopped after {result.stopped_after:,} of {whole}; the result is of these.", err=True)
         raise typer.Exit(1)
@@ -96,6 +110,7 @@ def show(
     out: Path | None,
     overwrite: bool = False,
     before: str = "",
+    noted: bool = False,
 ) -> None:
     """Save a result, then print it, so that neither a full disk nor a closed pipe loses it.
 
@@ -105,6 +120,7 @@ def show(
         out: Folder to save to.
         overwrite: Whether a result that is there may be replaced.
         before: Printed before the table.
+        noted: Whether the notes were printed before the run.
 
     Raises:
         ResultError: If the result could not be saved where it was to be; it is saved elsewhere.
@@ -117,7 +133,10 @@ def show(
             _save(result, out, overwrite)
         except ResultError as error:
             problem, place = error, _saved_elsewhere(result)
-    text = json.dumps(result.to_json(), indent=2, allow_nan=False) if as_json else repr(result)
+    if as_json:
+        text = json.dumps(result.to_json(), indent=2, allow_nan=False)
+    else:
+        text = result.text if noted else repr(result)
     try:
         if not say(text if as_json else f"{before}{text}") and place is None:
             place = _saved_elsewhere(result)

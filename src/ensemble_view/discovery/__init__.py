@@ -8,7 +8,7 @@ chain of the pieces; ``proof`` holds it to the model; :func:`unravel` puts them 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -26,7 +26,7 @@ from ensemble_view.discovery.capture import (
 )
 from ensemble_view.discovery.cutting import cut
 from ensemble_view.discovery.dataflow import Flow, carries_data, flow_from
-from ensemble_view.discovery.granularity import Granularity, group_spans
+from ensemble_view.discovery.granularity import Granularity, Group, group_spans
 from ensemble_view.discovery.obstacles import refuse_obstacles
 from ensemble_view.discovery.places import where_the_trunk_is_lost
 from ensemble_view.discovery.proof import (
@@ -182,12 +182,33 @@ def _unravel(
     chain = replace(
         cut(captured, flow, groups),
         model=model,
-        additions=tuple(additions),
+        additions=_of_blocks(additions, spans, groups),
         provenance=trace_provenance(captured, flow, groups, first_two(arguments)),
     )
     progress("prove the chain equal to the model")
     prove(chain, model, arguments, captured.pick, known, tolerance_of(flow))
     return chain
+
+
+def _of_blocks(
+    additions: Sequence[Addition], spans: Sequence[Span], groups: Sequence[Group]
+) -> tuple[Addition, ...]:
+    """Number the additions' blocks, which may be made of several sums each.
+
+    Args:
+        additions: With the positions of residual sums for blocks.
+        spans: The residual sums.
+        groups: The blocks that they make.
+
+    Returns:
+        The same additions with the indices of blocks.
+    """
+    of_span = {id(span): number for number, (_, members) in enumerate(groups) for span in members}
+
+    def block(index: int | None) -> int | None:
+        return None if index is None else of_span[id(spans[index])]
+
+    return tuple(replace(a, block=block(a.block), within=block(a.within)) for a in additions)
 
 
 @dataclass(frozen=True)

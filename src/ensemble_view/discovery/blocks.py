@@ -9,7 +9,7 @@ never by a name.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -148,14 +148,15 @@ def find_residual_blocks(flow: Flow) -> tuple[list[Span], list[Addition]]:
                 verdicts.append((node, len(sums), reason))
                 sums.append(found)
     spans = _spans(flow, sums)
-    beside = set(residual_sums_beside(flow, spans))
+    others = _residual_sums_elsewhere(flow, spans, inner)
     additions = [
         Addition(
             place=str(site_of(node) or node.name),
             shape=shape_of(node),
             block=block,
-            reason=reason + "; adds a branch to the identity in a link" * (node in beside),
-            beside=node in beside,
+            reason=reason + (_elsewhere(*others[node]) if spans and node in others else ""),
+            residual=block is not None or node in others,
+            within=others[node][1] if node in others else None,
         )
         for node, block, reason in verdicts
     ]
@@ -248,6 +249,53 @@ def is_meeting(node: fx.Node) -> bool:
         True for sums, concatenations and stacks.
     """
     return _operation(node) in _ADD | {"cat", "stack"}
+
+
+def _residual_sums_elsewhere(
+    flow: Flow, spans: Sequence[Span], inner: Collection[fx.Node]
+) -> dict[fx.Node, tuple[ShortcutKind, int | None]]:
+    """Find the residual sums that no block holds.
+
+    A sum with another shortcut than the identity counts only where a branch passes a nonlinearity:
+    a rotation of features adds two linear maps, and is no residual.
+
+    Args:
+        flow: The data flow.
+        spans: Its blocks.
+        inner: Parts of sums of several summands.
+
+    Returns:
+        The kind of shortcut of each, and the block in whose branch it lies, if it lies in one.
+    """
+    regions = [set(between(flow, span.shared, span.total)) - {span.total} for span in spans]
+    totals = {span.total for span in spans}
+    parts = {part for node in flow.members if _is_sum(node) for part in _nested(node)} | set(inner)
+    found: dict[fx.Node, tuple[ShortcutKind, int | None]] = {}
+    for node in flow.trunk[-1].graph.nodes:
+        if node not in flow.members or node in totals or node in parts or not _is_sum(node):
+            continue
+        one = _classify(flow, node)
+        if isinstance(one, str) or not _is_residual(flow, one):
+            continue
+        within = next((index for index, region in enumerate(regions) if node in region), None)
+        found[node] = one.kind, within
+    return found
+
+
+def _is_residual(flow: Flow, found: _Sum) -> bool:
+    if found.kind == "identity":
+        return True
+    return any(
+        not all(_is_linear(node, flow) for node in between(flow, found.shared, branch))
+        for branch in found.branches
+        if branch in flow.members
+    )
+
+
+def _elsewhere(kind: ShortcutKind, within: int | None) -> str:
+    shortcut = "the identity" if kind == "identity" else f"a {kind} shortcut"
+    where = "in stem, a link or head" if within is None else "inside a branch"
+    return f"; adds a branch to {shortcut} {where}"
 
 
 def residual_sums_beside(flow: Flow, spans: Sequence[Span]) -> list[fx.Node]:

@@ -138,7 +138,7 @@ class LesionStudyResult(StudyResult, Generic[OutcomesT]):
     def _record(self) -> dict[str, Any]:
         return {
             "baseline": asdict(self.baseline),
-            **{field.name: getattr(self.provenance, field.name) for field in fields(Provenance)},
+            **self.provenance.to_json(),
             "cost": asdict(self.cost),
             "seconds": self.seconds,
             "level": self.level,
@@ -172,7 +172,7 @@ class LesionStudyResult(StudyResult, Generic[OutcomesT]):
             "lesions": tuple(_lesion_from_json(row) for row in content["lesions"]),
             "outcomes": cls.outcomes_type(**arrays),
             "cost": Cost(**content["cost"]),
-            "provenance": Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
+            "provenance": Provenance.from_json(content),
             "not_deletable": tuple(NotDeletable(**b) for b in content["not_deletable"]),
         }
         as_they_are = ("seconds", "block_count", "level", "interrupted")

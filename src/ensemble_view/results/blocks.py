@@ -169,7 +169,7 @@ class GradientsByBlock(StudyResult):
 
     def _record(self) -> dict[str, Any]:
         return {
-            **{field.name: getattr(self.provenance, field.name) for field in fields(Provenance)},
+            **self.provenance.to_json(),
             **{name: getattr(self, name) for name in self._own()},
             "rows": [asdict(row) for row in self.rows],
         }
@@ -182,7 +182,7 @@ class GradientsByBlock(StudyResult):
     def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
         return cls(
             rows=tuple(BlockRow(**row) for row in content["rows"]),
-            provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
+            provenance=Provenance.from_json(content),
             **{name: content[name] for name in cls._own()},
         )
 

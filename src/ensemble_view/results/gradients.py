@@ -291,7 +291,7 @@ class GradientsByLength(StudyResult):
 
     def _record(self) -> dict[str, Any]:
         return {
-            **{field.name: getattr(self.provenance, field.name) for field in fields(Provenance)},
+            **self.provenance.to_json(),
             "settings": asdict(self.settings),
             "cost": asdict(self.cost),
             "negative_mass": self.negative_mass,
@@ -339,7 +339,7 @@ class GradientsByLength(StudyResult):
             negative_mass=content["negative_mass"],
             undefined=content["undefined"],
             seconds=content["seconds"],
-            provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
+            provenance=Provenance.from_json(content),
             interrupted=content["interrupted"],
             untrained=None if untrained is None else cls.from_json(untrained),
             projected_mean=None if limits is None else (limits[0], limits[1]),

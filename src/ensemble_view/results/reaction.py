@@ -225,7 +225,7 @@ class ReactionResult(StudyResult):
 
     def _record(self) -> dict[str, Any]:
         return {
-            **{field.name: getattr(self.provenance, field.name) for field in fields(Provenance)},
+            **self.provenance.to_json(),
             "cost": asdict(self.cost),
             "seconds": self.seconds,
             "level": self.level,
@@ -245,7 +245,7 @@ class ReactionResult(StudyResult):
             undefined=content["undefined"],
             cost=Cost(**content["cost"]),
             seconds=content["seconds"],
-            provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
+            provenance=Provenance.from_json(content),
             level=content["level"],
             interrupted=content["interrupted"],
         )

@@ -108,6 +108,8 @@ class Provenance:
         device: where the net ran.
         threads: number of threads.
         batch_size: examples per batch; repetition is bit-identical at the same batch size only.
+        notes: sentences that a reader needs before the numbers: what was taken for granted, and
+            what of the net was not looked at. Every text of a result begins with them.
     """
 
     model: Mapping[str, Any]
@@ -119,10 +121,42 @@ class Provenance:
     device: str
     threads: int
     batch_size: int
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("model", "data", "versions"):
             object.__setattr__(self, name, plain(getattr(self, name)))
+        object.__setattr__(self, "notes", tuple(self.notes))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what a record says of it.
+
+        Returns:
+            A value per field.
+        """
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Provenance:
+        """Read it back from a record.
+
+        Args:
+            content: of ``results.json``; earlier records have no notes.
+
+        Returns:
+            The provenance.
+
+        Raises:
+            KeyError: if something else is missing.
+
+        Example:
+            >>> here = Provenance({}, {}, {}, seed=0, command="", date="", device="cpu", threads=1,
+            ...                   batch_size=2, notes=("Read this first.",))
+            >>> Provenance.from_json(here.to_json()) == here
+            True
+        """
+        named = {field.name: content[field.name] for field in fields(cls) if field.name != "notes"}
+        return cls(**named, notes=tuple(content.get("notes", ())))
 
 
 @dataclass(frozen=True, eq=False)

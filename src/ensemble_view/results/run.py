@@ -173,7 +173,7 @@ class Run:
         """
         kind = next(name for name, each in _KINDS.items() if type(self.outcomes) is each)
         return {
-            **{field.name: getattr(self.provenance, field.name) for field in fields(Provenance)},
+            **self.provenance.to_json(),
             "outcomes": kind,
             "measure": self.measure,
             "higher_is_better": self.higher_is_better,
@@ -206,7 +206,7 @@ class Run:
         return cls(
             outcomes=kind(**arrays),
             cost=Cost(**content["cost"]),
-            provenance=Provenance(**{f.name: content[f.name] for f in fields(Provenance)}),
+            provenance=Provenance.from_json(content),
             **{name: content[name] for name in shared},
         )
 

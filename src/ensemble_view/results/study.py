@@ -76,6 +76,18 @@ class StudyResult(ABC):
         return None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader needs before the numbers, as the provenance of the result has it."""
+        # Results have a provenance of their own, or a run that has one; counts of paths have none.
+        holder = self if hasattr(self, "provenance") else getattr(self, "run", None)
+        return tuple(getattr(getattr(holder, "provenance", None), "notes", ()))
+
+    @property
+    def text(self) -> str:
+        """Table and summary, without the notes."""
+        return f"{self.table}\n\n{wrapped(self.summary)}"
+
+    @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """All tables that are written, by the name of the file."""
         return {self.table_name: self.frame}
@@ -199,7 +211,7 @@ class StudyResult(ABC):
         return result, folders.DIGESTS in content
 
     def __repr__(self) -> str:
-        return f"{self.table}\n\n{wrapped(self.summary)}"
+        return "\n".join([*map(wrapped, self.notes), *[""] * bool(self.notes), self.text])
 
     def _repr_html_(self) -> str:
-        return html_table(self.frame, self.summary)
+        return html_table(self.frame, self.summary, self.notes)

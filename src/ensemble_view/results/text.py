@@ -133,12 +133,13 @@ def _text_row(row: Mapping[Hashable, Any], wording: Wording, width: int, module:
     )
 
 
-def html_table(frame: pd.DataFrame, caption: str) -> str:
+def html_table(frame: pd.DataFrame, caption: str, notes: Sequence[str] = ()) -> str:
     """Lay out the lesions as an HTML table with the summary below it.
 
     Args:
         frame: one row per lesion, with the columns of ``LesionResult.frame``.
         caption: plain text to stand below the table.
+        notes: sentences to stand above it.
 
     Returns:
         An HTML fragment in which all text is escaped.
@@ -149,7 +150,8 @@ def html_table(frame: pd.DataFrame, caption: str) -> str:
         True
     """
     body = frame.to_html(index=False, float_format=lambda value: f"{value:.4g}", escape=True)
-    return f"{body}\n<p>{html.escape(caption)}</p>"
+    above = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
+    return f"{above}{body}\n<p>{html.escape(caption)}</p>"
 
 
 def summary(

@@ -53,6 +53,11 @@ class BlockGradientStudy:
     command: str | None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader needs before the numbers."""
+        return self.subject.notes
+
+    @property
     def work(self) -> int:
         """Blocks times examples: the total of what ``progress`` is told."""
         return len(self.subject.chain) * len(self.subject.data)

@@ -58,6 +58,11 @@ class ControlStudy:
     seconds: float = 0.0
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader needs before the numbers."""
+        return self.experiment.subject.notes
+
+    @property
     def work(self) -> int:
         """Block evaluations times examples: the total of what ``progress`` is told."""
         work = self.experiment.work

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ensemble_view.chain import Block, Chain
 from ensemble_view.discovery import Example, as_arguments
+from ensemble_view.results.text import wrapped
 from ensemble_view.studies.subject import Subject
 
 __all__ = ["Inspection", "inspect"]
@@ -34,13 +35,13 @@ class Inspection:
             over examples of ‖F‖/‖h‖, branch against block input; nan without data).
         additions: One row per addition of the model: ``place``, ``shape``, ``block``, ``reason``.
         title: What was inspected.
-        beside: How many additions are residual, but beside the trunk, so that they are in a link.
+        sums: How many of the model's residual sums the blocks hold, and where the others lie.
     """
 
     frame: pd.DataFrame
     additions: pd.DataFrame
     title: str
-    beside: int = 0
+    sums: str = ""
 
     def explain(self) -> str:
         """Say of each addition why it is or is not a block.
@@ -83,21 +84,17 @@ class Inspection:
         with console.capture() as capture:
             console.print(table)
         lines = [line.rstrip() for line in capture.get().rstrip().splitlines()]
-        if self.beside:
-            lines.append(
-                f"{self.beside} residual sums beside the trunk belong to links, stem or head: "
-                "see --explain"
-            )
-        return "\n".join(lines)
+        return "\n".join([*lines, *([wrapped(self.sums)] if self.sums else [])])
 
     def to_json(self) -> str:
         """Write blocks and additions as strict JSON.
 
         Returns:
-            An object with the keys ``title``, ``blocks`` and ``additions``.
+            An object with the keys ``title``, ``residual_sums``, ``blocks`` and ``additions``.
         """
         content = {
             "title": self.title,
+            "residual_sums": self.sums,
             "blocks": json.loads(self.frame.to_json(orient="records")),
             "additions": json.loads(self.additions.to_json(orient="records")),
         }
@@ -161,7 +158,7 @@ def inspect(
             dtype=object,
         ),
         title=f"{name}: {len(chain)} blocks, {len(chain.links)} links",
-        beside=sum(addition.beside for addition in chain.additions),
+        sums=chain.residual_sums,
     )
 
 

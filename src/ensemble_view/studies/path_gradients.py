@@ -76,6 +76,11 @@ class GradientStudy:
         return GradientCost(sum(by_method.values()), by_method, len(self.subject.data))
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader needs before the numbers."""
+        return self.subject.notes
+
+    @property
     def work(self) -> int:
         """Branch VJPs times examples: the total of what ``progress`` is told."""
         own = self.cost.branch_vjps * len(self.subject.data)

@@ -76,6 +76,11 @@ class ReactionStudy:
         )
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader needs before the numbers."""
+        return self.subject.notes
+
+    @property
     def work(self) -> int:
         """Block evaluations times examples: the total of what ``progress`` is told."""
         return self.cost.block_evaluations * len(self.subject.data)

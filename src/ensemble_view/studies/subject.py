@@ -47,17 +47,24 @@ class Subject:
         model: Of the model: name, architecture, hash of its weights.
         portions: The data by shape of the examples, with the chain that was found for each.
         sample: Inputs and targets of the first two examples of the first portion.
+        noted: What was said of model and data while they were brought together.
     """
 
     data: Data
     model: Mapping[str, Any]
     portions: tuple[tuple[Chain, Portion], ...]
     sample: tuple[Any, Any]
+    noted: tuple[str, ...] = ()
 
     @property
     def chain(self) -> Chain:
         """The chain that was found for the first portion; the others have the same blocks."""
         return self.portions[0][0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader needs before the numbers; every record and every text begins with it."""
+        return tuple(note for note in (*self.noted, self.chain.residual_sums) if note)
 
     @property
     def device(self) -> torch.device:
@@ -91,6 +98,7 @@ class Subject:
             device=_describe_device(self.model["device"]),
             threads=threads,
             batch_size=batch_size,
+            notes=self.notes,
         )
 
 

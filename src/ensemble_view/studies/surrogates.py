@@ -56,6 +56,11 @@ class SurrogateStudy:
     fresh: int
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader needs before the numbers."""
+        return self.experiment.subject.notes
+
+    @property
     def work(self) -> int:
         """Block evaluations times examples: the total of what ``progress`` is told."""
         return self.experiment.work
