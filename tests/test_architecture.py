@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ensemble_view"
 ALLOWED: dict[str, str] = {
     "printable": "",
     "errors": "printable",
+    "reading": "errors",
     # What is done to a net, as values; no tensor is needed to read or test these.
     "interventions": "errors",
     "plan": "errors interventions",
@@ -37,25 +38,27 @@ ALLOWED: dict[str, str] = {
     "paths": "chain errors parts paths.lengths",
     # From outcomes to what people read.
     "statistics": "errors",
-    "results": "errors paths.lengths printable statistics",
+    "results": "errors paths.lengths printable reading statistics",
     "figures": "errors results",
     # Nets and data.
     "bundled": "errors",
-    "weights_file": "errors",
+    "weights_file": "errors reading",
+    "description": "errors reading",
     "models": "errors",
     "fitting": "errors",
-    "adapters": "errors models",
+    "adapters": "errors models reading",
     "extracted_files": "chain discovery errors extraction interventions plan shortening",
-    "checkpoints": "adapters bundled errors extracted_files fitting models weights_file",
-    "datasets": "adapters bundled errors measures",
+    "checkpoints": "adapters bundled description errors extracted_files fitting models reading"
+    " weights_file",
+    "datasets": "adapters bundled errors measures reading",
     "training": "checkpoints datasets errors models weights_file",
     # What puts it all together.
     "studies": "adapters alteration calibration chain checkpoints datasets discovery engine errors"
     " extracted_files hooks interventions measures models paths paths.lengths plan results"
     " statistics weights_file",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
-    "cli": "bench checkpoints datasets discovery errors paths.lengths printable results studies"
-    " training weights_file",
+    "cli": "bench checkpoints datasets discovery errors paths.lengths printable reading results"
+    " studies training weights_file",
 }
 
 # Imports inside a function: a result draws itself, but only when it is asked to.
@@ -66,6 +69,7 @@ WITHOUT_TORCH = (
     "interventions",
     "paths/lengths",
     "plan",
+    "reading",
     "statistics",
     "results",
     "figures",

@@ -195,7 +195,10 @@ class TestOwnFormat:
             ({"version": 1, "class_names": "abc"}, "description in .* is damaged"),
             ({"version": 1, "normalisation": {"mean": [1]}}, "expected mean and std"),
             ({"version": 1, "normalisation": 3}, "expected mean and std"),
-            ({"version": 1, "architecture": {"name": 3}}, "stored as name, options and family"),
+            (
+                {"version": 1, "architecture": {"name": 3}},
+                "architecture is .* expected a name, options and a family",
+            ),
             ({"version": 1, "architecture": {"name": "resnet9"}}, "Depth 9 does not fit"),
         ],
     )

@@ -148,7 +148,10 @@ def save_one_array(folder: Path) -> None:
 
 BROKEN = [
     (lambda f: (f / "results.json").unlink(), "There is no results.json in .*; expected a folder"),
-    (lambda f: (f / "results.json").write_text("{"), r"results.json is not JSON \(Expecting"),
+    (
+        lambda f: (f / "results.json").write_text("{"),
+        r"results.json cannot be read \(it is no JSON: Expecting",
+    ),
     (lambda f: (f / "results.json").write_text("[1]"), "of kind None; expected 'lesion'"),
     (lambda f: edit_json(f, kind="pairs"), "holds a result of kind 'pairs'; expected 'lesion'"),
     (lambda f: edit_json(f, version=9), "is of version 9; expected version 1; load it with"),

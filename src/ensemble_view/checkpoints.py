@@ -25,12 +25,19 @@ from ensemble_view.adapters.architectures import build_for_weights, is_factory
 from ensemble_view.adapters.exported import adapt_exported, is_exported, read_exported
 from ensemble_view.adapters.scripted import is_scripted, read_scripted_weights
 from ensemble_view.bundled import bundled, bundled_names
+from ensemble_view.description import VERSION, read_description
 from ensemble_view.errors import CheckpointError
 from ensemble_view.extracted_files import Extraction
 from ensemble_view.fitting import NESTED, fill, strip, weights_in
 from ensemble_view.models.architecture import Architecture, ArchitectureError
 from ensemble_view.models.inference import infer
-from ensemble_view.weights_file import MARK, read_weights_file, write_weights_file
+from ensemble_view.reading import exists, is_folder
+from ensemble_view.weights_file import (
+    MARK,
+    check_model_file,
+    read_weights_file,
+    write_weights_file,
+)
 
 __all__ = [
     "Checkpoint",
@@ -41,7 +48,6 @@ __all__ = [
     "weights_hash",
 ]
 
-_VERSION = 1
 # Small images, as most nets were trained on whose file says nothing of them.
 _SIDE = 32
 
@@ -153,7 +159,7 @@ def resolve_model(name_or_path: str | Path) -> Path:
         'digits-resnet110.safetensors'
     """
     path = Path(name_or_path)
-    if path.exists():
+    if exists(path):
         return path
     names = [Path(name).stem for name in bundled_names() if name.endswith(".safetensors")]
     if str(name_or_path) in names:
@@ -208,7 +214,7 @@ def load_checkpoint(
     name, source = str(path), None
     described: dict[str, Any] = {}
     try:
-        if is_source(name) and not Path(name).exists():
+        if is_source(name) and not exists(name):
             _check_unnamed(architecture, name)
             found = load_source(name, trust_pickle=trust_pickle)
         else:
@@ -228,7 +234,7 @@ def load_checkpoint(
     return Checkpoint(
         model=model,
         architecture=found.architecture,
-        normalisation=_normalisation(described, source) or found.normalisation,
+        normalisation=_normalisation(described) or found.normalisation,
         data=described.get("data"),
         class_names=None if names is None else tuple(names),
         input_shape=found.input_shape if shape is None else tuple(shape),
@@ -286,7 +292,7 @@ def save_checkpoint(
     if half:
         weights = {name: _halved(value) for name, value in weights.items()}
     description = {
-        "version": _VERSION,
+        "version": VERSION,
         "architecture": stored,
         "normalisation": normalisation and {"mean": normalisation[0], "std": normalisation[1]},
         "data": data,
@@ -344,9 +350,10 @@ def _load_path(
     path: Path, architecture: str | None, trust_pickle: bool
 ) -> tuple[Adapted, dict[str, Any]]:
     """Return the net of a file or folder, and what the file says beside the weights."""
-    if path.is_dir():
+    if is_folder(path):
         _check_unnamed(architecture, str(path))
         return load_folder(path, trust_pickle=trust_pickle), {}
+    check_model_file(path)
     if is_exported(path):
         program = read_exported(path, trust_pickle=trust_pickle)
         if architecture is None:
@@ -423,37 +430,15 @@ def _module_in(content: Any) -> nn.Module | None:
 def _description(content: Any, path: Path) -> dict[str, Any]:
     """Return what a file of this package says beside the weights; of others, nothing."""
     described = content.get(MARK) if isinstance(content, Mapping) else None
-    if described is None:
-        return {}
-    kinds = {"data": str, "class_names": list, "input_shape": list, "training": dict}
-    if not isinstance(described, dict) or not all(
-        described.get(key) is None or isinstance(described[key], kind)
-        for key, kind in kinds.items()
-    ):
-        raise CheckpointError(
-            f"The description in {path} is damaged: expected data, class_names, input_shape and "
-            "training as ensemble_view writes them; save the net again."
-        )
-    if described.get("version") != _VERSION:
-        raise CheckpointError(
-            f"{path} is of version {described.get('version')!r} of this format, this program reads "
-            f"version {_VERSION}: install a newer ensemble_view."
-        )
-    return described
+    return {} if described is None else read_description(described, path)
 
 
-def _normalisation(described: Mapping[str, Any], path: Path | None) -> Normalisation | None:
+def _normalisation(described: Mapping[str, Any]) -> Normalisation | None:
     """Return the normalisation that a file states."""
     stored = described.get("normalisation")
     if stored is None:
         return None
-    try:
-        mean, std = (tuple(float(value) for value in stored[key]) for key in ("mean", "std"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"The normalisation in {path} is {stored!r}: expected mean and std, a number per "
-            "channel each; save the net again."
-        ) from error
+    mean, std = (tuple(float(value) for value in stored[key]) for key in ("mean", "std"))
     return mean, std
 
 

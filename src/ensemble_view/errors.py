@@ -11,6 +11,7 @@ __all__ = [
     "EnsembleViewError",
     "InterventionError",
     "MeasurementError",
+    "UnreadableError",
 ]
 
 
@@ -42,3 +43,7 @@ class InterventionError(EnsembleViewError):
 
 class MeasurementError(EnsembleViewError):
     """A model's outputs cannot be measured: not finite, not logits, not matching the labels."""
+
+
+class UnreadableError(EnsembleViewError):
+    """A file is not what it should be: the reason, for whoever knows what the file was to be."""

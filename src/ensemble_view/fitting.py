@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ensemble_view.errors import CheckpointError
@@ -15,6 +16,16 @@ __all__ = ["NESTED", "fill", "strip", "weights_in"]
 NESTED = ("state_dict", "model_state_dict", "model", "net")
 """The keys under which training scripts keep a net or its weights."""
 
+_DEEPEST = 8
+_TYPES = frozenset(
+    getattr(torch, name)
+    for name in (
+        "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2",
+        "int64", "int32", "int16", "int8", "uint8", "bool",
+    )
+)  # fmt: skip
+# A short row that is there for every position, say.
+_REPEATED = 2**24
 _PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -29,9 +40,13 @@ def weights_in(content: Any, path: Path) -> dict[str, Tensor]:
         Names and tensors.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If there is none, or a weight is not stored as dense values: sparse,
+            quantised, complex, of another device, or of more values than the file holds.
     """
-    while isinstance(content, Mapping):
+    # As deep as scripts nest them; what holds itself would be gone through for ever.
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping):
+            break
         inner = next((key for key in NESTED if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
@@ -46,7 +61,30 @@ def weights_in(content: Any, path: Path) -> dict[str, Tensor]:
             f"{path} holds no weights but {found}: expected a state_dict (names and tensors), bare "
             f"or under one of {', '.join(NESTED)}."
         )
+    for name, value in content.items():
+        reason = _unusable(value)
+        if reason is not None:
+            raise CheckpointError(
+                f"The weight {name} in {path} {reason}: expected dense tensors with their values; "
+                "save the state_dict of a net in floating point on the CPU."
+            )
     return dict(content)
+
+
+def _unusable(value: Tensor) -> str | None:
+    """Say why a tensor cannot be a weight, if it cannot."""
+    if value.is_quantized:
+        return "is quantised"
+    if value.layout != torch.strided or value.is_nested:
+        return "is sparse"
+    if value.is_meta or value.device.type != "cpu":
+        return f"has no values here (it is of the device {value.device})"
+    if value.dtype not in _TYPES:
+        return f"has the type {str(value.dtype).removeprefix('torch.')}"
+    taken, stored = value.numel() * value.element_size(), value.untyped_storage().nbytes()
+    if taken > max(stored, _REPEATED):
+        return f"says that it has shape {_shape(value)}, but {stored:,} bytes are stored for it"
+    return None
 
 
 def strip(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ import os
 import pickle
 import pickletools
 import tarfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,24 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ensemble_view.errors import CheckpointError
+from ensemble_view.errors import CheckpointError, UnreadableError
+from ensemble_view.reading import (
+    check_regular,
+    check_zip,
+    exists,
+    is_folder,
+    is_zip,
+    one_line,
+    opened_zip,
+    parse_json,
+)
+from ensemble_view.reading.archives import BROKEN
 
 __all__ = [
     "MARK",
     "SUFFIXES",
     "check_destination",
+    "check_model_file",
     "read_weights_file",
     "replace_file",
     "write_weights_file",
@@ -57,18 +68,43 @@ def read_weights_file(path: Path, *, trust_pickle: bool = False) -> Any:
         >>> sorted(read_weights_file(bundled("digits-resnet110.safetensors")))
         ['ensemble_view', 'state_dict']
     """
-    if not path.exists():
-        raise CheckpointError(f"There is no model file {path}: check its name and folder.")
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder: name a model file in it.")
+    check_model_file(path)
     try:
-        if path.stat().st_size == 0:
-            raise CheckpointError(f"{path} is empty: expected a model; fetch or save it again.")
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         return _read_torch(path, trust_pickle)
     except PermissionError as error:
         raise CheckpointError(f"{path} may not be read: check its permissions.") from error
+
+
+def check_model_file(path: Path) -> None:
+    """Refuse what is no file with content, before it is opened.
+
+    Args:
+        path: Of a model.
+
+    Raises:
+        CheckpointError: If there is none, or it is empty, a folder, a named pipe or a device.
+
+    Example:
+        >>> check_model_file(Path("/dev/null"))
+        Traceback (most recent call last):
+        ...
+        ensemble_view.errors.CheckpointError: /dev/null cannot be read as a model (it is a device...
+    """
+    if not exists(path):
+        raise CheckpointError(f"There is no model file {path}: check its name and folder.")
+    if is_folder(path):
+        raise CheckpointError(f"{path} is a folder: name a model file in it.")
+    try:
+        size = check_regular(path)
+    except UnreadableError as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a model ({error}): name a file that torch.save or "
+            "safetensors wrote."
+        ) from error
+    if size == 0:
+        raise CheckpointError(f"{path} is empty: expected a model; fetch or save it again.")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -79,10 +115,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         found: dict[str, Any] = {"state_dict": weights}
         if MARK in metadata:
-            found[MARK] = json.loads(metadata[MARK])
-    except (safetensors.SafetensorError, ValueError) as error:
+            found[MARK] = parse_json(metadata[MARK])
+    except (safetensors.SafetensorError, UnreadableError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is no complete .safetensors file ({_one_line(error)}): fetch or save it again."
+            f"{path} is no complete .safetensors file ({one_line(error)}): fetch or save it again."
         ) from error
     return found
 
@@ -90,13 +126,15 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _read_torch(path: Path, trust_pickle: bool) -> Any:
     """Return what torch.save wrote."""
     try:
+        if is_zip(path):
+            check_zip(path)
         return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except PermissionError:
         raise
     except Exception as error:
         if trust_pickle:
             raise CheckpointError(
-                f"{path} could not be unpickled ({type(error).__name__}: {_one_line(error)}): it "
+                f"{path} could not be unpickled ({type(error).__name__}: {one_line(error)}): it "
                 "may be damaged, or need a module that is not installed here."
             ) from error
         raise _explain(path, error) from error
@@ -113,7 +151,11 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
             "because it could run any code: save a state_dict instead, or, if you trust the file, "
             "load it with --trust-pickle."
         )
-    if not zipfile.is_zipfile(path) and tarfile.is_tarfile(path):
+    if isinstance(error, UnreadableError):
+        return CheckpointError(
+            f"{path} is no complete model file ({error}): fetch or save it again."
+        )
+    if not is_zip(path) and _is_tar(path):
         return CheckpointError(
             f"{path} is in the tar format of early PyTorch, which only unpickling reads: if you "
             "trust the file, load it with --trust-pickle."
@@ -122,6 +164,13 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
         f"{path} is no complete model file: expected what torch.save or safetensors wrote; fetch "
         "or save it again."
     )
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except (*BROKEN, tarfile.TarError):
+        return False
 
 
 def _is_plain(name: str) -> bool:
@@ -138,13 +187,13 @@ def _globals_of(path: Path) -> tuple[list[str], bool]:
     """Return the names that a file's pickles would look up, read without executing them."""
     names: dict[str, None] = {}
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+        if is_zip(path):
+            with opened_zip(path) as archive:
                 parts = [name for name in archive.namelist() if name.endswith(".pkl")]
                 pickles = [archive.read(name) for name in parts]
         else:
             pickles = [path.read_bytes()]
-    except (OSError, zipfile.BadZipFile, RuntimeError):
+    except (OSError, UnreadableError):
         return [], False
     complete = True
     for content in pickles:
@@ -154,7 +203,7 @@ def _globals_of(path: Path) -> tuple[list[str], bool]:
             while stream.tell() < len(content):
                 names |= dict.fromkeys(_globals_of_pickle(stream))
         except Exception:
-            complete = zipfile.is_zipfile(path) is False and bool(names)
+            complete = not is_zip(path) and bool(names)
     return list(names), complete
 
 
@@ -200,7 +249,7 @@ def check_destination(path: Path) -> None:
         CheckpointError: If the suffix is unknown, or the place cannot be written.
     """
     check_suffix(path)
-    if path.is_dir():
+    if is_folder(path):
         raise CheckpointError(f"{path} is a folder: name a file to write.")
     replace_file(path.with_name(path.name + ".probe"), b"")
     path.with_name(path.name + ".probe").unlink()
@@ -258,9 +307,3 @@ def replace_file(path: Path, content: bytes) -> None:
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror or error}): choose another place."
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    """Return the first line of an error's message, without its full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".")[:200] if lines else type(error).__name__

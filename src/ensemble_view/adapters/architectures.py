@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ensemble_view.adapters.adapted import Adapted
+from ensemble_view.adapters.budget import Budget
 from ensemble_view.adapters.timm_models import build_timm
 from ensemble_view.adapters.torchvision_models import build_torchvision
 from ensemble_view.adapters.transformers_models import build_transformers, with_configuration
@@ -102,6 +103,13 @@ def build_for_weights(
         if match:
             return Adapted(_call(Path(match["file"]), match["function"]), architecture)
         architecture = Architecture.parse(architecture)
+    with Budget.of_weights(weights):
+        return _built(architecture, weights, inferred)
+
+
+def _built(
+    architecture: Architecture, weights: Mapping[str, Tensor], inferred: Inferred | None
+) -> Adapted:
     classes = _classes(weights) if inferred is None else inferred.classes
     if architecture.family == "torchvision":
         return build_torchvision(architecture, classes)

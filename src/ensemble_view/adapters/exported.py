@@ -12,7 +12,6 @@ import importlib
 import logging
 import re
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +22,8 @@ from torch.export.graph_signature import InputKind
 
 from ensemble_view.adapters.adapted import Adapted, Input
 from ensemble_view.adapters.libraries import loading
-from ensemble_view.errors import CheckpointError
+from ensemble_view.errors import CheckpointError, UnreadableError
+from ensemble_view.reading import opened_zip, zip_names
 
 __all__ = ["adapt_exported", "is_exported", "read_exported"]
 
@@ -40,10 +40,7 @@ def is_exported(path: Path) -> bool:
     Returns:
         True if ``torch.export.save`` wrote it.
     """
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name in _MEMBERS for name in archive.namelist())
+    return any(Path(name).name in _MEMBERS for name in zip_names(path))
 
 
 def read_exported(path: Path, *, trust_pickle: bool) -> ExportedProgram:
@@ -65,7 +62,12 @@ def read_exported(path: Path, *, trust_pickle: bool) -> ExportedProgram:
             "could run any code: save a state_dict instead, or, if you trust the file, load it "
             "with --trust-pickle."
         )
-    _import_owners(path)
+    try:
+        _import_owners(path)
+    except UnreadableError as error:
+        raise CheckpointError(
+            f"{path} is no complete program of torch.export ({error}): fetch or save it again."
+        ) from error
     reasons: list[BaseException] = []
 
     def hear(record: logging.LogRecord) -> bool:
@@ -88,7 +90,7 @@ def read_exported(path: Path, *, trust_pickle: bool) -> ExportedProgram:
 
 def _import_owners(path: Path) -> None:
     """Import the modules of transformers that a program's outputs are of, to make them known."""
-    with zipfile.ZipFile(path) as archive:
+    with opened_zip(path) as archive:
         for name in archive.namelist():
             if name.endswith(".json"):
                 for module in set(_OWNERS.findall(archive.read(name))):

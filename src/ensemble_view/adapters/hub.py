@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ensemble_view.adapters.adapted import Adapted
+from ensemble_view.adapters.budget import Budget
 from ensemble_view.adapters.libraries import imported, loading
 from ensemble_view.adapters.timm_models import is_timm_config, load_timm
 from ensemble_view.adapters.transformers_models import load_transformers
-from ensemble_view.errors import CheckpointError
+from ensemble_view.errors import CheckpointError, UnreadableError
+from ensemble_view.reading import check_folder, read_json
 
 __all__ = ["load_folder", "pretrained_hub"]
 
@@ -65,6 +66,12 @@ def load_folder(folder: Path, *, trust_pickle: bool = False) -> Adapted:
     Raises:
         CheckpointError: If the folder holds no such model.
     """
+    try:
+        check_folder(folder)
+    except UnreadableError as error:
+        raise CheckpointError(
+            f"{folder} cannot be read as a model ({error}): name a folder of plain files."
+        ) from error
     read = partial(_read_from_folder, folder)
     config = read(_CONFIG)
     if config is None:
@@ -72,9 +79,10 @@ def load_folder(folder: Path, *, trust_pickle: bool = False) -> Adapted:
             f"{folder} is a folder: name a model file in it, or a folder with {_CONFIG} and "
             "model.safetensors as save_pretrained writes it."
         )
-    if is_timm_config(config):
-        return load_timm(f"local-dir:{folder}", config, str(folder), trust_pickle=trust_pickle)
-    return load_transformers(str(folder), config, read, str(folder), trust_pickle=trust_pickle)
+    with Budget.of_folder(folder):
+        if is_timm_config(config):
+            return load_timm(f"local-dir:{folder}", config, str(folder), trust_pickle=trust_pickle)
+        return load_transformers(str(folder), config, read, str(folder), trust_pickle=trust_pickle)
 
 
 def _read_from_hub(
@@ -100,8 +108,8 @@ def _read_from_folder(folder: Path, file: str) -> dict[str, Any] | None:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except UnreadableError as error:
         raise CheckpointError(
             f"{path} cannot be read as JSON ({error}): fetch it again."
         ) from error

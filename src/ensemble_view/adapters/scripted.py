@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import io
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble_view.errors import CheckpointError
+from ensemble_view.errors import CheckpointError, UnreadableError
+from ensemble_view.reading import opened_zip, zip_names
 
 __all__ = ["is_scripted", "read_scripted_weights"]
 
@@ -38,6 +40,10 @@ _STORAGES = {
 }
 
 
+# A short row that is there for every position, say.
+_REPEATED = 2**22
+
+
 def is_scripted(path: Path) -> bool:
     """Say whether a file is a TorchScript archive, by its content.
 
@@ -47,10 +53,7 @@ def is_scripted(path: Path) -> bool:
     Returns:
         True if ``torch.jit.save`` wrote it.
     """
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    return any(name.endswith("/constants.pkl") for name in zip_names(path))
 
 
 def read_scripted_weights(path: Path) -> dict[str, Tensor]:
@@ -77,7 +80,7 @@ def read_scripted_weights(path: Path) -> dict[str, Tensor]:
         ['bias', 'weight']
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened_zip(path) as archive:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             root = _Reader(archive, name.removesuffix("data.pkl")).load()
         weights = dict(_tensors(root, ""))
@@ -85,6 +88,10 @@ def read_scripted_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is a TorchScript archive that holds {error}, which is not read because only "
             "its own program can rebuild it: save the state_dict of the model it was made from."
+        ) from error
+    except UnreadableError as error:
+        raise CheckpointError(
+            f"{path} is no complete TorchScript archive ({error}): fetch or save it again."
         ) from error
     except Exception as error:
         raise CheckpointError(
@@ -128,6 +135,8 @@ def _first(value: Any, *_: Any) -> Any:
 
 
 def _rebuild(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    if math.prod(size) > max(storage.numel(), _REPEATED):
+        raise _UnknownContentError(f"a tensor of {math.prod(size):,} repeated values")
     return storage.as_strided(size, stride, offset).clone()
 
 

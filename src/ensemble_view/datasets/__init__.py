@@ -6,8 +6,6 @@ Labelled examples are opened here; text by ``open_text``; a user's own measure t
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,8 @@ from ensemble_view.datasets.sources import ArraySource, DatasetSource, FileSourc
 from ensemble_view.datasets.target_data import TargetData
 from ensemble_view.datasets.text_data import TextData
 from ensemble_view.datasets.text_sources import is_text, open_text
-from ensemble_view.errors import DataError
+from ensemble_view.errors import DataError, UnreadableError
+from ensemble_view.reading import exists, is_folder, npz_names, read_npz
 
 __all__ = [
     "DATA_NAMES",
@@ -59,6 +58,7 @@ DATA_NAMES = ("digits", *_TORCHVISION)
 """The data sets that have a name of their own."""
 
 _CHANNELS = (1, 3, 4)
+_ARRAYS = ("images", "labels", "classes", "split", "scale")
 
 
 def default_root() -> Path:
@@ -121,12 +121,12 @@ def open_data(
         data = _open_torchvision(spec, split, Path(root or default_root()), download)
     else:
         path = bundled("digits.npz") if spec == "digits" else Path(spec)
-        if not path.exists():
+        if not exists(path):
             raise DataError(
                 f"There is no data {str(spec)!r}: expected one of {', '.join(DATA_NAMES)}, an .npz "
                 "file, or a folder with one subfolder per class."
             )
-        data = _open_folder(path, split) if path.is_dir() else _open_npz(path, split)
+        data = _open_folder(path, split) if is_folder(path) else _open_npz(path, split)
     settings = Preprocessing(
         scale=data.preprocessing.scale,
         resize=resize,
@@ -256,12 +256,6 @@ def _channels_last(images: npt.NDArray[np.uint8], where: str) -> npt.NDArray[np.
 def _open_npz(path: Path, split: str) -> IndexedData:
     """Open an .npz file with `images` and `labels`."""
     arrays = _read_npz(path)
-    missing = [key for key in ("images", "labels") if key not in arrays]
-    if missing:
-        raise DataError(
-            f"{path} holds {', '.join(arrays) or 'no arrays'} but no {' and no '.join(missing)}: "
-            "expected images (N×H×W×C uint8, or N×C×H×W floating point) and labels."
-        )
     images = arrays["images"]
     if images.ndim != 4 or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
         raise DataError(
@@ -311,25 +305,22 @@ def _members(parts: npt.NDArray[Any], split: str, path: Path, count: int) -> npt
 
 
 def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return all arrays of an .npz file; never unpickles."""
+    """Return the arrays of an .npz file that are known here; never unpickles."""
     try:
-        # np.load leaves a file open that it opened itself and could not read.
-        with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if isinstance(stored, np.lib.npyio.NpzFile):
-                return {key: stored[key] for key in stored.files}
-            found = "a single array"
-    except PermissionError as error:
-        raise DataError(f"{path} may not be read: check its permissions.") from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
-            found = "pickled Python objects, which could run code and are not read,"
-        else:
-            found = "no complete .npz file"
-    raise DataError(
-        f"{path} holds {found}: expected an .npz file of plain arrays `images` and `labels`, "
-        "as numpy.savez writes it."
-    )
+        arrays = read_npz(path, _ARRAYS)
+        missing = [name for name in ("images", "labels") if name not in arrays]
+        held = npz_names(path) if missing else []
+    except UnreadableError as error:
+        raise DataError(
+            f"{path} cannot be read as data ({error}): expected an .npz file of plain arrays "
+            "`images` and `labels`, as numpy.savez writes it."
+        ) from error
+    if missing:
+        raise DataError(
+            f"{path} holds {', '.join(held) or 'no arrays'} but no {' and no '.join(missing)}: "
+            "expected images (N×H×W×C uint8, or N×C×H×W floating point) and labels."
+        )
+    return arrays
 
 
 def _open_folder(path: Path, split: str) -> IndexedData:

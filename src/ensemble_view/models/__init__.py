@@ -123,7 +123,7 @@ def _check_options(
                 )
             continue
         low, high = _BOUNDS.get(name, (1, _LARGEST))
-        if not isinstance(value, int) or not low <= value <= high:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise ArchitectureError(
                 f"The option {name} is a whole number from {low} to {high}, found {value!r}."
             )

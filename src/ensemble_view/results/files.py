@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ensemble_view.errors import EnsembleViewError
+from ensemble_view.errors import EnsembleViewError, UnreadableError
+from ensemble_view.reading import exists, read_npz
+from ensemble_view.reading import read_json as parse_file
 
 __all__ = [
     "ResultError",
@@ -202,21 +202,17 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
         ...
         ensemble_view.results.files.ResultError: There is no results.json in nowhere; ...
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not exists(path):
         raise ResultError(
             f"There is no {path.name} in {path.parent}; expected a folder that a result was saved "
             "to; give the folder of --out or of save()."
-        ) from error
-    except OSError as error:
+        )
+    try:
+        content = parse_file(path, strict=True, halves=True)
+    except UnreadableError as error:
         raise ResultError(
-            f"{path} cannot be read ({error.strerror}); expected a readable file; check the path."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ResultError(
-            f"{path} is not JSON ({error}); expected the file that save() wrote; run the study "
-            "again."
+            f"{path} cannot be read ({error}); expected the JSON that save() wrote; check the "
+            "path, or run the study again."
         ) from error
     found = content.get("kind") if isinstance(content, dict) else None
     if found != kind:
@@ -273,16 +269,16 @@ def read_arrays(path: Path, names: list[str]) -> dict[str, npt.NDArray[Any]]:
         ensemble_view.results.files.ResultError: nowhere.npz cannot be read ...
     """
     try:
-        # Opened here, because numpy leaves a file that it cannot read open.
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
-    except KeyError as error:
-        raise ResultError(
-            f"{path} lacks the array {error.args[0]}; expected {', '.join(names)}; run the study "
-            "again."
-        ) from error
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        found = read_npz(path, names)
+    except UnreadableError as error:
         raise ResultError(
             f"{path} cannot be read ({error}); expected the arrays that save() wrote; run the "
             "study again."
         ) from error
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ResultError(
+            f"{path} lacks the array {missing[0]}; expected {', '.join(names)}; run the study "
+            "again."
+        )
+    return {name: found[name] for name in names}
