@@ -18,6 +18,7 @@ ALLOWED: dict[str, str] = {
     "printable": "",
     "errors": "printable",
     "reading": "errors",
+    "seeds": "errors",
     # What is done to a net, as values; no tensor is needed to read or test these.
     "interventions": "errors",
     "plan": "errors interventions",
@@ -50,15 +51,15 @@ ALLOWED: dict[str, str] = {
     "extracted_files": "chain discovery errors extraction interventions plan shortening",
     "checkpoints": "adapters bundled description errors extracted_files fitting models reading"
     " weights_file",
-    "datasets": "adapters bundled errors measures reading",
-    "training": "checkpoints datasets errors models weights_file",
+    "datasets": "adapters bundled errors measures reading seeds",
+    "training": "checkpoints datasets errors models reading seeds weights_file",
     # What puts it all together.
     "studies": "adapters alteration calibration chain checkpoints datasets discovery engine errors"
     " extracted_files hooks interventions measures models paths paths.lengths plan results"
-    " statistics weights_file",
+    " seeds statistics weights_file",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
     "cli": "bench checkpoints datasets discovery errors paths.lengths printable reading results"
-    " studies training weights_file",
+    " seeds studies training weights_file",
 }
 
 # Imports inside a function: a result draws itself, but only when it is asked to.

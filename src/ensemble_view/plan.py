@@ -18,6 +18,7 @@ from ensemble_view.interventions import Arrangement, Intervention, Treatment, fo
 __all__ = ["Action", "Cost", "Node", "Outline", "Plan", "Slot", "Step", "Trie", "bind"]
 
 _UNTREATED = Treatment()
+_MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def bind(intervention: Intervention, outline: Outline) -> Plan:
 
     Raises:
         InterventionError: If a block does not exist, cannot be treated like that, or is moved to a
-            place where tensors have another shape.
+            place where tensors have another shape, or there are more than 10,000 steps.
 
     Example:
         >>> from ensemble_view.interventions import Swap
@@ -245,6 +246,12 @@ def bind(intervention: Intervention, outline: Outline) -> Plan:
         for index in place.blocks:
             if arranged.treatments[index] != _UNTREATED:
                 _check_treatment(index, arranged, slots[index], beside=len(place.blocks) > 1)
+            # Counted before they are listed: a block can be repeated any number of times.
+            if len(steps) + len(members) + arranged.times[index] > _MOST_STEPS:
+                raise InterventionError(
+                    f"The plan has more than {_MOST_STEPS:,} steps at block {index} "
+                    f"({slots[index].name}); repeat it less often."
+                )
             members += [Step.of(index, arranged.treatments[index])] * arranged.times[index]
         if len(place.blocks) > 1:
             first = members[0].index

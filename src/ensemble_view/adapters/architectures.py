@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,7 +104,8 @@ def build_for_weights(
         if match:
             return Adapted(_call(Path(match["file"]), match["function"]), architecture)
         architecture = Architecture.parse(architecture)
-    with Budget.of_weights(weights):
+    # Without any, nothing says how large it is to be.
+    with Budget.of_weights(weights) if weights else nullcontext():
         return _built(architecture, weights, inferred)
 
 

@@ -21,7 +21,7 @@ __all__ = ["Budget"]
 
 # Initialisation draws into tensors beside the weights, and a net keeps tables of its own.
 _TIMES = 4
-_NUMBERS_BESIDE = 2**25
+_NUMBERS_BESIDE = 2**27
 _TENSORS_BESIDE = 10_000
 # The header of a file of weights takes more than this for each.
 _BYTES_PER_TENSOR = 64
@@ -38,10 +38,10 @@ class Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Example:
         >>> import torch
         >>> with Budget(100, 2):
-        ...     torch.nn.Linear(10_000, 10_000)
+        ...     torch.nn.Linear(100_000, 100_000)
         Traceback (most recent call last):
         ...
-        ensemble_view.models.architecture.ArchitectureError: the net asks for 1... numbers ...
+        ensemble_view.models.architecture.ArchitectureError: the net asks for 10... numbers ...
     """
 
     def __init__(self, numbers: int, tensors: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ensemble_view.errors import DataError
+from ensemble_view.reading import check_folder, is_folder, one_line
 
 __all__ = ["pretrained_tokenizer"]
 
@@ -34,9 +35,12 @@ def pretrained_tokenizer(name: str) -> Any:
             f"The tokenizer {name!r} needs transformers: pip install 'ensemble-view[transformers]'."
         ) from error
     try:
+        if is_folder(name):
+            check_folder(name)
         return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:
+        # Whatever a damaged file makes of the library's own code.
+        reason = one_line(error)
         raise DataError(
             f"The tokenizer {name!r} cannot be loaded ({reason}): give the folder of its files, or "
             "a name that transformers can fetch."

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import torch
 
@@ -15,6 +14,7 @@ from ensemble_view.cli.groups import DataOptions, ModelOptions
 from ensemble_view.cli.progress import stages
 from ensemble_view.datasets import Data, is_text, open_data
 from ensemble_view.errors import DataError
+from ensemble_view.reading import exists
 from ensemble_view.studies.subject import text_for
 
 __all__ = ["command_line", "device_named", "load", "open_named"]
@@ -64,7 +64,7 @@ def load(model: str, options: ModelOptions) -> Checkpoint:
     """
     # What is fetched shows a progress bar of its own.
     shown: AbstractContextManager[Callable[[str], None]] = (
-        stages() if Path(model).exists() else nullcontext(lambda stage: None)
+        stages() if exists(model) else nullcontext(lambda stage: None)
     )
     with shown as begin:
         begin("load the model")

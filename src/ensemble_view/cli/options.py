@@ -7,6 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from ensemble_view.seeds import LARGEST_SEED
+
 __all__ = [
     "Arch",
     "BatchSize",
@@ -111,7 +113,10 @@ Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Execution")
 ]
 Seed = Annotated[
-    int, typer.Option(min=0, help="Of every random choice.", rich_help_panel="Execution")
+    int,
+    typer.Option(
+        min=0, max=LARGEST_SEED, help="Of every random choice.", rich_help_panel="Execution"
+    ),
 ]
 BatchSize = Annotated[
     int | None,

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ensemble_view.seeds import check_seed
+
 __all__ = ["Data", "Portion", "chosen", "examples_in"]
 
 
@@ -81,7 +83,9 @@ def chosen(count: int, limit: int, seed: int) -> npt.NDArray[np.int64]:
         >>> chosen(5, 2, seed=0)
         array([2, 4])
     """
-    return np.sort(np.random.default_rng(seed).permutation(count)[:limit]).astype(np.int64)
+    return np.sort(np.random.default_rng(check_seed(seed)).permutation(count)[:limit]).astype(
+        np.int64
+    )
 
 
 def examples_in(batch: Any) -> int:

@@ -16,11 +16,14 @@ from torch import Tensor
 
 from ensemble_view.datasets.data import Data
 from ensemble_view.errors import DataError
+from ensemble_view.seeds import check_seed
 
 __all__ = ["IndexedData", "LabelledData", "Preprocessing", "Source", "check_labels"]
 
 Indices = npt.NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
+_LARGEST_SIDE = 8_192
+_MOST_CLASSES = 10_000_000
 
 
 def check_labels(labels: npt.ArrayLike, where: str, classes: int | None = None) -> Indices:
@@ -52,6 +55,10 @@ def check_labels(labels: npt.ArrayLike, where: str, classes: int | None = None) 
             "each example's class."
         )
     low, high = int(values.min()), int(values.max())
+    if high > _MOST_CLASSES:
+        raise DataError(
+            f"Labels of {where} run up to {high:,}: expected class indices below {_MOST_CLASSES:,}."
+        )
     if low < 0 or (classes is not None and high >= classes):
         last = "one less than the number of classes" if classes is None else str(classes - 1)
         raise DataError(
@@ -100,8 +107,8 @@ class Preprocessing:
                     "finite number per channel in each, the deviations above zero."
                 )
         for name, value in (("resize", self.resize), ("crop", self.crop)):
-            if value is not None and value < 1:
-                raise DataError(f"The {name} is {value} pixels: expected at least 1.")
+            if value is not None and not 1 <= value <= _LARGEST_SIDE:
+                raise DataError(f"The {name} is {value:,} pixels: expected 1 to {_LARGEST_SIDE:,}.")
 
     def shape(self, image: Tensor) -> Tensor:
         """Return images (..., C, H, W) resized and cropped as asked, of the same type."""
@@ -293,7 +300,7 @@ class IndexedData(LabelledData):
             raise DataError(f"The limit is {limit} examples: expected at least 1.")
         if limit >= len(self):
             return self
-        chosen = _balanced_choice(self.labels, limit, np.random.default_rng(seed))
+        chosen = _balanced_choice(self.labels, limit, np.random.default_rng(check_seed(seed)))
         return replace(self, indices=self.indices[chosen])
 
     def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> IndexedData:

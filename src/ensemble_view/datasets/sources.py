@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +16,40 @@ from PIL import Image
 from torch import Tensor
 
 from ensemble_view.datasets.labelled_data import Indices, Preprocessing
-from ensemble_view.errors import DataError
+from ensemble_view.errors import DataError, UnreadableError
+from ensemble_view.reading import check_regular, one_line
 
 __all__ = ["ArraySource", "DatasetSource", "FileSource"]
+
+_MOST_PIXELS = 2**26
+# What decoders of damaged images raise.
+_BROKEN = (
+    UnreadableError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def _check_size(image: Image.Image) -> None:
+    """Refuse an image by the size that it states, before its pixels are unpacked."""
+    width, height = image.size
+    if width * height > _MOST_PIXELS:
+        raise UnreadableError(
+            f"it has {width:,} by {height:,} pixels, and at most {_MOST_PIXELS:,} are read"
+        )
 
 
 @dataclass(frozen=True)
@@ -75,11 +108,14 @@ class FileSource:
 
     def _image(self, path: str) -> Tensor:
         try:
+            check_regular(self.root / path)
             with Image.open(self.root / path) as image:
+                _check_size(image)
                 pixels = np.array(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except _BROKEN as error:
             raise DataError(
-                f"{self.root / path} is no readable image ({error}): mend it or take it out."
+                f"{self.root / path} is no readable image ({one_line(error)}): mend it or "
+                "take it out."
             ) from error
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -87,7 +123,12 @@ class FileSource:
         """Yield relative path and size in bytes of every chosen file; contents are not read."""
         for index in indices:
             path = self.paths[index]
-            size = (self.root / path).stat().st_size
+            try:
+                size = check_regular(self.root / path)
+            except UnreadableError as error:
+                raise DataError(
+                    f"{self.root / path} is no readable image ({error}): mend it or take it out."
+                ) from error
             yield f"{Path(path).as_posix()} {size}\n".encode()
 
 

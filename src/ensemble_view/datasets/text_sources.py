@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,16 @@ from torch import Tensor
 
 from ensemble_view.adapters.tokenizers import pretrained_tokenizer
 from ensemble_view.datasets.text_data import BYTES, TextData, Tokens
-from ensemble_view.errors import DataError
+from ensemble_view.errors import DataError, UnreadableError
 from ensemble_view.measures import IGNORED
+from ensemble_view.reading import (
+    check_folder,
+    exists,
+    is_folder,
+    one_line,
+    parse_json,
+    read_text,
+)
 
 __all__ = ["DEFAULT_LENGTH", "is_text", "open_text", "windows"]
 
@@ -24,6 +32,9 @@ _SUFFIXES = (".txt", ".text", ".md", ".jsonl")
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 _KEYS = ("input_ids", "attention_mask", "labels")
 _FEWEST = 2
+# Tokens take eight bytes each.
+_MOST_BYTES = 2**30
+_HALF = re.compile("[\ud800-\udfff]")
 
 Tokenize = Callable[[str], Tokens]
 
@@ -44,7 +55,7 @@ def is_text(data: Any) -> bool:
     """
     if isinstance(data, str | Path):
         path = Path(data)
-        return path.suffix in _SUFFIXES or any((path / name).is_file() for name in _SAVED)
+        return path.suffix in _SUFFIXES or any(exists(path / name) for name in _SAVED)
     columns = getattr(data, "column_names", None)
     if isinstance(data, Mapping):
         columns = list(data)
@@ -153,16 +164,16 @@ def _windowed(
 
 def _read(path: Path, split: str) -> Any:
     """The texts of a file, or a saved data set."""
-    if not path.exists():
+    if not exists(path):
         raise DataError(
             f"There is no text {str(path)!r}: expected a text file, a .jsonl file, or a folder "
             "that a Hugging Face data set was saved to."
         )
-    if path.is_dir():
+    if is_folder(path):
         return _saved(path, split)
     try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_text(path, _MOST_BYTES)
+    except UnreadableError as error:
         raise DataError(f"{path} is no text in UTF-8 ({error}): convert it first.") from error
     return list(_lines(path, content)) if path.suffix == ".jsonl" else [content]
 
@@ -171,11 +182,17 @@ def _lines(path: Path, content: str) -> Iterator[str]:
     for number, line in enumerate(content.split("\n"), 1):
         if line.strip():
             try:
-                yield str(json.loads(line)["text"])
-            except (ValueError, KeyError, TypeError) as error:
+                row = parse_json(line)
+            except UnreadableError as error:
+                raise DataError(
+                    f"Line {number} of {path} is no object with a text ({error}): expected "
+                    '{"text": "..."}.'
+                ) from error
+            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
                 raise DataError(
                     f'Line {number} of {path} is no object with a text: expected {{"text": "..."}}.'
-                ) from error
+                )
+            yield row["text"]
 
 
 def _saved(path: Path, split: str) -> Any:
@@ -187,11 +204,13 @@ def _saved(path: Path, split: str) -> Any:
             "pip install 'ensemble-view[transformers]'."
         ) from error
     try:
+        check_folder(path)
         found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        # Whatever a damaged file makes of the library's own code.
         raise DataError(
-            f"{path} holds no saved data set ({reason}): give a folder that save_to_disk wrote."
+            f"{path} holds no saved data set ({one_line(error)}): give a folder that "
+            "save_to_disk wrote."
         ) from error
     if not isinstance(found, Mapping):
         return found
@@ -273,4 +292,7 @@ def _tokenizer(given: Any) -> tuple[Tokenize, str]:
 
 
 def _bytes(text: str) -> Tokens:
+    # Text that comes from a list may hold anything that is no text.
+    if _HALF.search(text):
+        raise DataError("A text holds half of a surrogate pair, which is no UTF-8: mend it first.")
     return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int64)

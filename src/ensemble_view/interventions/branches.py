@@ -214,7 +214,9 @@ class Replace(Written):
             raise InterventionError(
                 f"A branch is replaced by mean, resample, perturbed or zero; got {self.value!r}."
             )
-        if self.seed < 0 or (self.seed and self.value not in ("resample", "perturbed")):
+        if not 0 <= self.seed < 2**63 or (
+            self.seed and self.value not in ("resample", "perturbed")
+        ):
             raise InterventionError(
                 f"A seed, from 0, is that of resample or perturbed; got {self.seed} with "
                 f"{self.value}."

@@ -10,6 +10,12 @@ from ensemble_view.errors import InterventionError
 
 __all__ = ["BlockName", "format_blocks", "parse_block", "parse_blocks"]
 
+LAST = 9_999
+"""The largest index that a list of blocks may name where no chain is at hand."""
+
+_MOST_NAMES = 10_000
+_LONGEST_NAME = 500
+
 BlockName: TypeAlias = int | str
 """A block's index from 0, or its module path with wildcards."""
 
@@ -31,17 +37,23 @@ def parse_block(text: str) -> BlockName:
     return name
 
 
-def parse_blocks(text: str) -> tuple[BlockName, ...]:
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def parse_blocks(text: str, count: int | None = None) -> tuple[BlockName, ...]:
     """Read a list of blocks as it is written on the command line.
 
     Args:
         text: Indices, ranges with both ends included, and module paths, separated by commas.
+        count: How many blocks the chain has, if it is at hand; without it, the largest index is
+            9,999.
 
     Returns:
-        Indices and paths in the order written.
+        Indices and paths in the order written, at most 10,000.
 
     Raises:
-        InterventionError: If an item is empty or a range runs backwards.
+        InterventionError: If an item is empty, a range runs backwards, or there is no such block.
 
     Example:
         >>> parse_blocks("3,7-9,layer3.*")
@@ -49,21 +61,42 @@ def parse_blocks(text: str) -> tuple[BlockName, ...]:
     """
     names: list[BlockName] = []
     for item in (part.strip() for part in text.split(",")):
-        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+        numbers = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", item)
         if numbers:
-            first = int(numbers[1])
-            last = int(numbers[2]) if numbers[2] else first
+            first, last = _index(numbers[1], count), _index(numbers[2] or numbers[1], count)
             if last < first:
                 raise InterventionError(f"The range {item} runs backwards; write {last}-{first}.")
+            if len(names) + last - first >= _MOST_NAMES:
+                raise InterventionError(
+                    f"{_shown(text)} names more than {_MOST_NAMES:,} blocks; name each once."
+                )
             names.extend(range(first, last + 1))
-        elif item and not re.match(r"[-\d]", item):
+        elif item and not re.match(r"[-\d]", item) and len(item) <= _LONGEST_NAME:
             names.append(item)
         else:
             raise InterventionError(
-                f"{text!r} is no list of blocks: {item!r} is neither an index, a range such as 7-9 "
-                "nor a module path such as layer3.*."
+                f"{_shown(text)} is no list of blocks: {_shown(item)} is neither an index, a range "
+                "such as 7-9 nor a module path such as layer3.*."
             )
     return tuple(names)
+
+
+def _index(digits: str, count: int | None) -> int:
+    """Read an index; before a range is written out, whether there is such a block is clear."""
+    last = LAST if count is None else count - 1
+    # Counted first: a number of thousands of digits takes its time.
+    index = int(digits) if len(digits) <= len(str(LAST)) + 9 else None
+    if index is not None and index <= last:
+        return index
+    if count is None:
+        raise InterventionError(
+            f"There is no block {digits[:20]}{'...' * (len(digits) > 20)}: lists of blocks go up "
+            f"to {LAST:,}."
+        )
+    raise InterventionError(
+        f"There is no block {digits[:20]}{'...' * (len(digits) > 20)}: this chain has {count} "
+        f"blocks, 0 to {last}."
+    )
 
 
 def format_blocks(blocks: Sequence[int]) -> str:

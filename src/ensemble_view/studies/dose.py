@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -24,9 +25,13 @@ from ensemble_view.interventions import (
     parse_blocks,
 )
 from ensemble_view.results.dose import Dose, DoseResult
+from ensemble_view.seeds import LARGEST_SEED
 from ensemble_view.studies.experiment import Experiment, Options, experiment, subject_of
 
 __all__ = ["DOSES", "DoseStudy", "dose_response", "prepare_dose_response"]
+
+_MOST_DRAWS = 1_000
+_MOST_DOSES = 1_000
 
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
@@ -144,7 +149,8 @@ def prepare_dose_response(
         The study, ready to run.
 
     Raises:
-        MeasurementError: If there is no dose beside 1, or the number of draws is negative.
+        MeasurementError: If there is no dose beside 1, more than 1,000, or one that is not finite;
+            or the number of draws is not from 0 to 1,000.
         InterventionError: If no block is left, or one of those named cannot be deleted.
     """
     wanted = sorted({float(dose) for dose in doses} - {1.0})
@@ -152,14 +158,19 @@ def prepare_dose_response(
         raise MeasurementError(
             "There is no dose beside 1, which is the full net; give some such as 0, 0.5 and 1.5."
         )
-    if draws < 0:
-        raise MeasurementError(f"draws is {draws}; expected at least 0.")
+    if not 0 <= draws <= _MOST_DRAWS:
+        raise MeasurementError(f"draws is {draws:,}; expected 0 to {_MOST_DRAWS:,}.")
+    if len(wanted) > _MOST_DOSES or not all(map(math.isfinite, wanted)):
+        raise MeasurementError(
+            f"There are {len(wanted):,} doses; expected at most {_MOST_DOSES:,} finite numbers, "
+            "such as 0, 0.5 and 1.5."
+        )
     subject = subject_of(model, data, options)
     chain = subject.chain
     if blocks is None:
         chosen = tuple(block.index for block in chain if block.deletable)
     else:
-        names = parse_blocks(blocks) if isinstance(blocks, str) else tuple(blocks)
+        names = parse_blocks(blocks, len(chain)) if isinstance(blocks, str) else tuple(blocks)
         chosen = Arrangement.of([block.name for block in chain]).find_all(names)
     if not chosen:
         raise InterventionError(
@@ -180,7 +191,7 @@ def prepare_dose_response(
             plans += [
                 (
                     Dose(label, members, None, draw, changes),
-                    Replace(members[0], "perturbed", seed * draws + draw),
+                    Replace(members[0], "perturbed", (seed * draws + draw) % LARGEST_SEED),
                 )
                 for draw in range(draws)
             ]

@@ -28,6 +28,7 @@ from ensemble_view.plan import bind
 from ensemble_view.results import Cost, LanguageOutcomes, MeasuredOutcomes, Outcomes
 from ensemble_view.results.records import ExampleArrays
 from ensemble_view.results.run import Run
+from ensemble_view.seeds import check_seed
 from ensemble_view.studies.portions import Measured, measure_portions
 from ensemble_view.studies.subject import Subject, examine
 
@@ -202,7 +203,7 @@ def subject_of(model: nn.Module | Chain | Checkpoint, data: Any, options: Option
         The subject.
 
     Raises:
-        MeasurementError: If there is no option of one of the names.
+        MeasurementError: If there is no option of one of the names, or the seed is none.
     """
     # Keywords that no study knows would otherwise be dropped without a word.
     unknown = [name for name in options if name not in Options.__annotations__]
@@ -211,6 +212,7 @@ def subject_of(model: nn.Module | Chain | Checkpoint, data: Any, options: Option
             f"There is no option {' or '.join(map(repr, unknown))}; expected "
             f"{', '.join(Options.__annotations__)}, or an argument of the study itself."
         )
+    check_seed(options.get("seed", 0))
     return examine(
         model,
         data,

@@ -282,7 +282,7 @@ def _chosen(
     if blocks is None:
         sets = [(block.index,) for block in chain if block.deletable]
     else:
-        names = parse_blocks(blocks) if isinstance(blocks, str) else tuple(blocks)
+        names = parse_blocks(blocks, len(chain)) if isinstance(blocks, str) else tuple(blocks)
         sets = [Arrangement.of([block.name for block in chain]).find_all(names)]
     if not sets:
         raise InterventionError(

@@ -21,6 +21,7 @@ from ensemble_view.studies.experiment import Experiment, Options, experiment, su
 __all__ = ["ManyStudy", "check_trials", "many", "prepare_many"]
 
 _MOST = 20
+_MOST_TRIALS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +190,7 @@ def check_trials(trials: int) -> None:
         trials: As a user gave it.
 
     Raises:
-        InterventionError: If there are fewer than two.
+        InterventionError: If there are fewer than two, or more than 10,000.
 
     Example:
         >>> check_trials(50)
@@ -198,6 +199,10 @@ def check_trials(trials: int) -> None:
         raise InterventionError(
             f"{trials} trial{'s' * (trials != 1)} cannot tell how much trials differ; ask for at "
             "least 2, such as 50."
+        )
+    if trials > _MOST_TRIALS:
+        raise InterventionError(
+            f"{trials:,} trials were asked for; ask for at most {_MOST_TRIALS:,} of each number."
         )
 
 

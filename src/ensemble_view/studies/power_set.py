@@ -212,7 +212,7 @@ def chosen_blocks(chain: Chain, only: str | Sequence[BlockName] | None) -> tuple
     if only is None:
         found = tuple(block for block in chain if block.deletable)
     else:
-        names = parse_blocks(only) if isinstance(only, str) else tuple(only)
+        names = parse_blocks(only, len(chain)) if isinstance(only, str) else tuple(only)
         outline = chain.outline
         indices = Arrangement.of([slot.name for slot in outline.slots]).find_all(names)
         found = tuple(chain.blocks[index] for index in indices)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ensemble_view.errors import EnsembleViewError
+from ensemble_view.seeds import LARGEST_SEED
 
 __all__ = ["Recipe", "TrainingError", "augment", "epoch_generator", "learning_rate_at"]
 
@@ -19,6 +20,9 @@ _WORDS = {
     "warmup": ("linear", "low"),
     "precision": ("float32", "bfloat16"),
 }
+
+
+_MOST = {"epochs": 100_000, "batch size": 2**20, "shift": 1_000, "seed": LARGEST_SEED}
 
 
 class TrainingError(EnsembleViewError):
@@ -87,6 +91,8 @@ class Recipe:
         ):
             if value < least:
                 raise TrainingError(f"The {name} is {value}: expected at least {least}.")
+            if value > _MOST[name]:
+                raise TrainingError(f"The {name} is {value:,}: expected at most {_MOST[name]:,}.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise TrainingError(
                 f"The learning rate is {self.learning_rate}: expected a finite number above zero."
