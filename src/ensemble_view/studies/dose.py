@@ -158,8 +158,10 @@ def prepare_dose_response(
         raise MeasurementError(
             "There is no dose beside 1, which is the full net; give some such as 0, 0.5 and 1.5."
         )
-    if not 0 <= draws <= _MOST_DRAWS:
-        raise MeasurementError(f"draws is {draws:,}; expected 0 to {_MOST_DRAWS:,}.")
+    if draws < 0:
+        raise MeasurementError(f"draws is {draws}; expected at least 0.")
+    if draws > _MOST_DRAWS:
+        raise MeasurementError(f"draws is {draws:,}; expected at most {_MOST_DRAWS:,}.")
     if len(wanted) > _MOST_DOSES or not all(map(math.isfinite, wanted)):
         raise MeasurementError(
             f"There are {len(wanted):,} doses; expected at most {_MOST_DOSES:,} finite numbers, "
