@@ -87,7 +87,11 @@ def loading(source: str, *, trust_pickle: bool) -> Iterator[None]:
         CheckpointError: If the library fails, with the reason in one sentence.
         EnsembleViewError: As it came, if it says its sentence already.
     """
-    settings: dict[str, str | None] = {"DISABLE_SAFETENSORS_CONVERSION": "1"}
+    settings: dict[str, str | None] = {
+        "DISABLE_SAFETENSORS_CONVERSION": "1",
+        # transformers reads this when it is first imported.
+        "USE_HUB_KERNELS": "NO",
+    }
     if not trust_pickle:
         settings["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
         settings["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = None

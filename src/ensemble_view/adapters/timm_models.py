@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ensemble_view.adapters.adapted import Adapted
+from ensemble_view.adapters.configurations import check_configuration
 from ensemble_view.adapters.libraries import imported, loading, nearest
 from ensemble_view.errors import CheckpointError
 from ensemble_view.models.architecture import Architecture, ArchitectureError
@@ -34,6 +36,14 @@ def build_timm(architecture: Architecture, weights: Mapping[str, Tensor]) -> Ada
     _check_name(timm, architecture.name)
     own = timm.models.get_pretrained_cfg(architecture.name)
     options: dict[str, Any] = dict(architecture.options)
+    check_configuration(options, str(architecture))
+    # The function's own arguments name files and places; the net's settings are all others.
+    asked = [each for each in options if each in inspect.signature(timm.create_model).parameters]
+    if asked:
+        raise ArchitectureError(
+            f"{architecture} has the option {asked[0]}, which is none of the net's: expected "
+            "settings of the net, such as num_classes=10."
+        )
     for option, layer, axis in (("num_classes", "classifier", 0), ("in_chans", "first_conv", 1)):
         names = getattr(own, layer, None) or ()
         first = names if isinstance(names, str) else next(iter(names), "")
@@ -111,9 +121,25 @@ def load_timm(
     timm = imported("timm", source, extra="timm")
     name = str(config["architecture"])
     _check_name(timm, name)
+    check_configuration(config, source)
+    _check_weights(config, source)
     with loading(source, trust_pickle=trust_pickle):
         net = timm.create_model(place, pretrained=True)
     return _adapted(net, f"timm:{name}", config.get("model_args") or {})
+
+
+def _check_weights(config: Mapping[str, Any], source: str) -> None:
+    """Refuse a configuration that says to take the weights from another place than its own."""
+    own = {**config, **(config.get("pretrained_cfg") or {})}
+    named = [key for key in ("file", "hf_hub_id", "hf_hub_filename", "url", "source", "state_dict")
+             if own.get(key)]  # fmt: skip
+    asked = {**own, **(config.get("model_args") or {})}
+    named += [key for key in ("checkpoint_path", "pretrained_cfg_overlay") if asked.get(key)]
+    if named:
+        raise CheckpointError(
+            f"The configuration of {source} says {named[0]} {own.get(named[0])!r}, another place "
+            "for its weights; expected them beside it; name that place as MODEL."
+        )
 
 
 def _check_name(timm: Any, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from ensemble_view.adapters.adapted import Adapted, Input, Normalisation
+from ensemble_view.adapters.configurations import check_configuration
 from ensemble_view.adapters.libraries import imported, loading, nearest
 from ensemble_view.errors import CheckpointError
 from ensemble_view.models.architecture import Architecture, ArchitectureError
@@ -54,12 +55,21 @@ def load_transformers(
     """
     transformers = imported("transformers", source, extra="transformers")
     kind = _class_of(transformers, config, source)
-    method = (config.get("quantization_config") or {}).get("quant_method")
+    quantised = config.get("quantization_config")
+    method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
     if method is not None:
         raise CheckpointError(
             f"{source} holds quantised weights ({method}), which are not loaded by name: load it "
             "with transformers and hand the module to unravel or lesion in Python, or choose the "
             "weights that it was made from."
+        )
+    check_configuration(config, source)
+    if read("adapter_config.json") is not None:
+        # Its model would be another one, named there, whose configuration nobody has looked at.
+        raise CheckpointError(
+            f"{source} holds an adapter for another model (adapter_config.json), which is not "
+            "loaded by name: merge it with peft and save the model, or hand the module to unravel "
+            "or lesion in Python."
         )
     with loading(source, trust_pickle=trust_pickle), _bars_on_a_terminal_only(transformers):
         model, report = kind.from_pretrained(
@@ -124,7 +134,10 @@ def build_transformers(architecture: Architecture) -> Adapted:
     kind = _class_of(transformers, {"architectures": [architecture.name]}, source)
     try:
         config = json.loads(str(architecture.options["config"]))
+        check_configuration(config, source)
         model = kind(kind.config_class.from_dict(config))
+    except CheckpointError:
+        raise
     except Exception as error:
         raise ArchitectureError(
             f"transformers cannot build {source} ({type(error).__name__}: {error}): name a folder "

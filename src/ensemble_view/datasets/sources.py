@@ -52,6 +52,10 @@ def _check_size(image: Image.Image) -> None:
         )
 
 
+# Whatever a file is called, its content decides what reads it; PostScript, for one, would be run.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
 @dataclass(frozen=True)
 class ArraySource:
     """Examples in memory: whole-number images N×H×W×C, or floating-point inputs N×....
@@ -109,7 +113,7 @@ class FileSource:
     def _image(self, path: str) -> Tensor:
         try:
             check_regular(self.root / path)
-            with Image.open(self.root / path) as image:
+            with Image.open(self.root / path, formats=_FORMATS) as image:
                 _check_size(image)
                 pixels = np.array(image.convert("RGB"))
         except _BROKEN as error:
