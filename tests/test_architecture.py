@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ensemble_view"
 # adds a module says here what it may know.
 ALLOWED: dict[str, str] = {
     "printable": "",
+    "shared_state": "",
     "errors": "printable",
     "reading": "errors",
     "seeds": "errors",
@@ -28,14 +29,14 @@ ALLOWED: dict[str, str] = {
     "parts": "errors",
     "chain": "errors parts plan",
     "alteration": "chain errors parts plan",
-    "discovery": "chain errors sites",
-    "hooks": "alteration chain discovery errors interventions parts plan sites",
+    "discovery": "chain errors sites shared_state",
+    "hooks": "alteration chain discovery errors interventions parts plan sites shared_state",
     "shortening": "chain discovery parts plan",
     "extraction": "alteration chain discovery errors interventions parts plan shortening",
     "fusion": "chain parts",
     "measures": "errors",
     "engine": "alteration chain errors fusion measures plan",
-    "calibration": "engine",
+    "calibration": "engine shared_state",
     "paths": "chain errors parts paths.lengths",
     # From outcomes to what people read.
     "statistics": "errors",
@@ -47,16 +48,16 @@ ALLOWED: dict[str, str] = {
     "description": "errors reading",
     "models": "errors",
     "fitting": "errors",
-    "adapters": "errors models reading",
+    "adapters": "errors models reading shared_state",
     "extracted_files": "chain discovery errors extraction interventions plan shortening",
     "checkpoints": "adapters bundled description errors extracted_files fitting models reading"
-    " weights_file",
+    " shared_state weights_file",
     "datasets": "adapters bundled errors measures reading seeds",
-    "training": "checkpoints datasets errors models reading seeds weights_file",
+    "training": "checkpoints datasets errors models reading seeds shared_state weights_file",
     # What puts it all together.
     "studies": "adapters alteration calibration chain checkpoints datasets discovery engine errors"
     " extracted_files hooks interventions measures models paths paths.lengths plan results"
-    " seeds statistics weights_file",
+    " seeds shared_state statistics weights_file",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
     "cli": "bench checkpoints datasets discovery errors paths.lengths printable reading results"
     " seeds studies training weights_file",

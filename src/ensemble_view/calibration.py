@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ensemble_view.engine import Engine
+from ensemble_view.shared_state import Setting
 
 __all__ = ["Calibration", "calibrate", "duration"]
 
@@ -21,6 +22,9 @@ _SIZES = {"cpu": (16, 32, 64, 128, 256), "cuda": (64, 256, 1024, 4096)}
 _BUDGET = 3.0
 _WORTHWHILE = 0.02
 _REPETITIONS = 2
+
+
+_THREADS = Setting(torch.get_num_threads, torch.set_num_threads)
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,8 @@ class Calibration:
         Yields:
             Nothing.
         """
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
+        with _THREADS.at(self.threads):
             yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def calibrate(

@@ -32,6 +32,7 @@ from ensemble_view.fitting import NESTED, fill, strip, weights_in
 from ensemble_view.models.architecture import Architecture, ArchitectureError
 from ensemble_view.models.inference import infer
 from ensemble_view.reading import exists, is_folder
+from ensemble_view.shared_state import RANDOM
 from ensemble_view.weights_file import (
     MARK,
     check_model_file,
@@ -130,7 +131,7 @@ class Checkpoint:
         weights = self.model.state_dict()
         devices = sorted({value.device for value in weights.values() if value.is_cuda}, key=str)
         try:
-            with torch.random.fork_rng(devices):
+            with RANDOM, torch.random.fork_rng(devices):
                 torch.manual_seed(seed)
                 model = build_for_weights(self.architecture, weights, infer(weights)).model
         except (ArchitectureError, CheckpointError):

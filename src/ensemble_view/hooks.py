@@ -11,6 +11,7 @@ the chain's own parts.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,11 +24,12 @@ from torch.utils import _pytree as pytree
 from ensemble_view.alteration import alter, mean_of
 from ensemble_view.chain import Chain, Context
 from ensemble_view.discovery import Provenance, unravel_arguments
-from ensemble_view.discovery.evaluation import uncached, unfused_attention
+from ensemble_view.discovery.evaluation import uncached, uncompiled, unfused_attention
 from ensemble_view.errors import InterventionError
 from ensemble_view.interventions import Compose, Intervention
 from ensemble_view.parts import InTurn, Part, expand, perturb, resample
 from ensemble_view.plan import Action, Plan, Step, bind
+from ensemble_view.shared_state import EXPORT, Shared
 from ensemble_view.sites import ModuleCall, Site, SiteMode, modes_on, unwrapped
 
 __all__ = ["edited", "edited_by_plan"]
@@ -85,7 +87,7 @@ def edited(
                     f"{type(model).__name__} is being edited already; give all interventions to "
                     "one edited(...), or unravel the model first and give the chain."
                 )
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(uncompiled())
             first_call = _FirstCall(composed, stack, means)
             handle = model.register_forward_pre_hook(first_call, prepend=True, with_kwargs=True)
             stack.callback(handle.remove)
@@ -105,11 +107,14 @@ class _FirstCall:
         self._means = means
         self._stack = stack
         self._started = False
+        self._thread = threading.get_ident()
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Unravelling calls the model, too.
         if self._started:
             return
+        if threading.get_ident() != self._thread:
+            raise InterventionError(_other_thread(model))
         self._started = True
         chain = unravel_arguments(model, (args, kwargs))
         plan = bind(self._intervention, chain.outline)
@@ -164,9 +169,8 @@ def edited_by_plan(
             mode = _Edit(model, replacement.visit, replacement.begin)
         mode.moves = bool(plan.moved)
         # Compiled code calls no torch functions that a mode could meet.
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", "Using `torch.compile.* when there are global hooks")
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_QUIET.entered())
+        stack.enter_context(uncompiled())
         yield stack.enter_context(mode)
 
 
@@ -198,10 +202,18 @@ class _Edit(SiteMode):
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         super()._enter_module(module, args)
-        if self._path(module) is None:
+        path = self._path(module)
+        if path is None:
             return
-        # Modules are called in a backward pass where a region is computed a second time.
-        in_backward = not self._stack and torch._C._current_graph_task_id() != -1
+        # Modules are called in a backward pass where a region is computed a second time, which on
+        # some devices another thread does.
+        elsewhere = self.is_elsewhere
+        in_backward = (elsewhere or not self._stack) and torch._C._current_graph_task_id() != -1
+        if elsewhere and not in_backward:
+            own = (not mode.is_elsewhere for mode in modes_on(self.model))
+            if not path and not any(own):
+                raise InterventionError(_other_thread(self.model))
+            return
         if in_backward or (self._stack and _is_checkpointing()):
             raise InterventionError(
                 "The model computes its activations a second time in the backward pass (gradient "
@@ -211,7 +223,7 @@ class _Edit(SiteMode):
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         super()._leave_module(module, args, output)
-        if self._stack or output is None:
+        if self._stack or output is None or self.is_elsewhere:
             return
         called = tuple(path for path in self._calls if path in self.calls)
         if called != self.calls:
@@ -220,6 +232,25 @@ class _Edit(SiteMode):
                 "registered, so exchanging them there does not move them; run the plan through the "
                 "engine instead."
             )
+
+
+def _other_thread(model: nn.Module) -> str:
+    return (
+        f"{type(model).__name__} is called in another thread than that of with edited(...), where "
+        "no edit is seen; open edited in the thread that calls the model, or give each thread a "
+        "model of its own."
+    )
+
+
+@contextmanager
+def _without_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `torch.compile.* when there are global hooks")
+        yield
+
+
+# An export has filters of its own, which would bring back those that were there when it began.
+_QUIET = Shared(_without_warning, EXPORT)
 
 
 def _is_checkpointing() -> bool:

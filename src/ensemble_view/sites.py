@@ -8,6 +8,7 @@ rank among calls of the same function there. Export annotates the graph's nodes 
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 __all__ = ["ModuleCall", "Site", "SiteMode", "modes_on", "unwrapped"]
@@ -104,6 +105,7 @@ class SiteMode(TorchFunctionMode):
         self._calls: Counter[str] = Counter()
         self._functions: Counter[tuple[ModuleCall, str]] = Counter()
         self._handles: list[RemovableHandle] = []
+        self._thread: int | None = None
 
     def __enter__(self) -> SiteMode:
         """Start to follow the model.
@@ -122,6 +124,8 @@ class SiteMode(TorchFunctionMode):
                 )
             )
         super().__enter__()  # type: ignore[no-untyped-call]
+        self._thread = threading.get_ident()
+        _following.append(self)
         return self
 
     def __exit__(
@@ -132,6 +136,7 @@ class SiteMode(TorchFunctionMode):
     ) -> None:
         """Stop following the model, whatever happened."""
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        _following.remove(self)
         for handle in self._handles:
             handle.remove()
 
@@ -145,8 +150,13 @@ class SiteMode(TorchFunctionMode):
         self._enter_module(self.model, args)
         self._enter_model(self.model, args, kwargs)
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is another thread than the one in which calls are followed."""
+        return threading.get_ident() != self._thread
+
     def _enter_model(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._begin is not None and len(self._stack) == 1:
+        if self._begin is not None and len(self._stack) == 1 and not self.is_elsewhere:
             with torch._C.DisableTorchFunction():
                 self._begin(args, kwargs)
 
@@ -155,7 +165,8 @@ class SiteMode(TorchFunctionMode):
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         path = self._path(module)
-        if path is None:
+        # Hooks on all modules meet those of every thread, the functions those of one only.
+        if path is None or self.is_elsewhere:
             return
         if not path and not self._stack:
             self._calls.clear()
@@ -166,7 +177,7 @@ class SiteMode(TorchFunctionMode):
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         path = self._path(module)
-        if self._stack and path == self._stack[-1][0]:
+        if self._stack and path == self._stack[-1][0] and not self.is_elsewhere:
             self._stack.pop()
 
     def __torch_function__(
@@ -191,13 +202,17 @@ class SiteMode(TorchFunctionMode):
         return self._visit(Site(tuple(self._stack), name, ordinal), function, args, kwargs)
 
 
+# All that are entered, of every thread.
+_following: list[SiteMode] = []
+
+
 def _identity(module: nn.Module) -> int:
     # While a model with shared modules is exported, proxies with the same attributes are called.
     return id(vars(module))
 
 
 def modes_on(model: nn.Module) -> list[SiteMode]:
-    """List the modes that follow a model's calls at this moment.
+    """List the modes that follow a model's calls at this moment, in any thread.
 
     Args:
         model: Any module.
@@ -211,8 +226,7 @@ def modes_on(model: nn.Module) -> list[SiteMode]:
         ...     modes_on(model) == [mode]
         True
     """
-    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    return [mode for mode in modes if isinstance(mode, SiteMode) and mode.model is model]
+    return [mode for mode in _following if mode.model is model]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

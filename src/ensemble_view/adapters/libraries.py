@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ensemble_view.errors import CheckpointError, EnsembleViewError
+from ensemble_view.shared_state import ENVIRONMENT
 
 __all__ = ["imported", "loading", "nearest"]
 
@@ -95,6 +96,11 @@ def loading(source: str, *, trust_pickle: bool) -> Iterator[None]:
     if not trust_pickle:
         settings["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
         settings["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = None
+    with ENVIRONMENT:
+        yield from _loading(source, settings)
+
+
+def _loading(source: str, settings: dict[str, str | None]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in settings}
     try:
         _set(settings)

@@ -40,6 +40,7 @@ from ensemble_view.discovery.provenance import Provenance, trace_provenance
 from ensemble_view.discovery.residual_forms import write_as_additions
 from ensemble_view.discovery.streams import describe_streams
 from ensemble_view.errors import DiscoveryError
+from ensemble_view.shared_state import EXPORT
 from ensemble_view.sites import modes_on, unwrapped
 
 __all__ = [
@@ -148,7 +149,7 @@ def unravel_arguments(
             "with, and give the chain to edited(...)."
         )
     refuse_obstacles(model)
-    with torch.inference_mode(False):
+    with EXPORT, torch.inference_mode(False):
         arguments = copied(arguments)
         return _unravel(
             model,
@@ -236,7 +237,8 @@ def locate_blocks(model: nn.Module, arguments: Arguments) -> tuple[Located, ...]
     Returns:
         One entry per sum, in order.
     """
-    flow, spans, _ = _find(capture(model, arguments), plain=False)
+    with EXPORT:
+        flow, spans, _ = _find(capture(model, arguments), plain=False)
     groups = group_spans(flow, spans, model, "block")
     return tuple(
         Located(stack_of(span.total)[-1][0], span.shortcut_kind, block)

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["Buffers", "evaluating", "uncached", "unfused_attention"]
+from ensemble_view.shared_state import EXPORT, Setting, Shared
+
+__all__ = ["Buffers", "evaluating", "uncached", "uncompiled", "unfused_attention"]
+
+_FAST_PATH = Setting(
+    torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled
+)
+_EAGER = Shared(lambda: torch.compiler.set_stance("force_eager"))
 
 
 class Buffers:
@@ -70,12 +77,23 @@ def unfused_attention() -> Iterator[None]:
         ...     torch.backends.mha.get_fastpath_enabled()
         False
     """
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
+    with _FAST_PATH.at(False):
         yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Let compiled modules run their own Python, which calls the torch functions that are followed.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with uncompiled():
+        ...     pass
+    """
+    with _EAGER.entered():
+        yield
 
 
 @contextmanager
@@ -109,7 +127,7 @@ def evaluating(model: nn.Module) -> Iterator[Buffers]:
 
     Meanwhile nothing is cached between calls (a configuration's ``use_cache``), since a cache among
     the outputs cannot be exported, torch's own attention takes no fused path, and compiled code is
-    not used.
+    not used. One thread at a time does this.
 
     Args:
         model: Any module.
@@ -125,6 +143,12 @@ def evaluating(model: nn.Module) -> Iterator[Buffers]:
         >>> layer.training
         True
     """
+    with EXPORT, _as_it_was(model) as buffers:
+        yield buffers
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[Buffers]:
     modes = [(module, module.training) for module in model.modules()]
     # Export puts copies into the place of a module's own dictionaries and lists.
     attributes = [(module, dict(vars(module))) for module, _ in modes]
@@ -132,7 +156,7 @@ def evaluating(model: nn.Module) -> Iterator[Buffers]:
     try:
         for module, _ in modes:
             module.training = False
-        with uncached(model), unfused_attention(), torch.compiler.set_stance("force_eager"):
+        with uncached(model), unfused_attention(), uncompiled():
             yield buffers
     finally:
         for module, before in attributes:

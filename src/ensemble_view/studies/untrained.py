@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ensemble_view.chain import Chain, arguments_of
 from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.errors import MeasurementError
+from ensemble_view.shared_state import RANDOM
 
 __all__ = ["calibrate_batchnorm", "untrained_copy", "untrained_net"]
 
@@ -72,7 +73,7 @@ def untrained_copy(model: nn.Module, seed: int) -> nn.Module:
     """
     fresh = copy.deepcopy(model).eval()
     devices = {each.device for each in fresh.parameters() if each.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices, key=str)), torch.no_grad():
+    with RANDOM, torch.random.fork_rng(devices=sorted(devices, key=str)), torch.no_grad():
         torch.manual_seed(seed)
         for parameter in fresh.parameters():
             if parameter.is_floating_point():

@@ -21,6 +21,7 @@ from ensemble_view.checkpoints import Checkpoint, Normalisation, save_checkpoint
 from ensemble_view.datasets import DATA_NAMES
 from ensemble_view.datasets.labelled_data import IndexedData
 from ensemble_view.models import Architecture, SkippableBlock, build
+from ensemble_view.shared_state import RANDOM
 from ensemble_view.training.recipe import (
     Recipe,
     TrainingError,
@@ -325,6 +326,7 @@ def _deterministic(seed: int) -> Iterator[None]:
     """Seed torch's global generators, and put them back afterwards."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with (
+        RANDOM,
         torch.random.fork_rng(devices=devices),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
     ):
