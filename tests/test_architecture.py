@@ -56,8 +56,8 @@ ALLOWED: dict[str, str] = {
     "training": "checkpoints datasets errors models reading seeds shared_state weights_file",
     # What puts it all together.
     "studies": "adapters alteration calibration chain checkpoints datasets discovery engine errors"
-    " extracted_files hooks interventions measures models paths paths.lengths plan results"
-    " seeds shared_state statistics weights_file",
+    " extracted_files hooks interventions measures models paths paths.lengths plan printable"
+    " results seeds shared_state statistics weights_file",
     "bench": "chain discovery engine errors fusion hooks interventions plan",
     "cli": "bench checkpoints datasets discovery errors paths.lengths printable reading results"
     " seeds studies training weights_file",

@@ -34,6 +34,7 @@ from ensemble_view.cli.groups import (
     FewDataOptions,
     FileOptions,
     ModelOptions,
+    remember,
     with_groups,
 )
 from ensemble_view.cli.opening import command_line, load, open_named
@@ -349,6 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if words == ["--version"]:
         say(f"ensemble-view {ensemble_view.__version__}")
         raise SystemExit(0)
+    remember(words)
     try:
         with stopped_by_signals():
             app([word for word in words if word != "--debug"])

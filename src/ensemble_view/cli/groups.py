@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from ensemble_view.cli import options
+from ensemble_view.studies.recorded import by_command
 
 __all__ = [
     "BlockOptions",
@@ -16,7 +17,9 @@ __all__ = [
     "FewDataOptions",
     "FileOptions",
     "ModelOptions",
+    "remember",
     "with_groups",
+    "words",
 ]
 
 
@@ -99,6 +102,27 @@ class BlockOptions:
     granularity: options.Granularity = "block"
 
 
+_words: list[str] = []
+
+
+def remember(words: Sequence[str]) -> None:
+    """Keep the words of the command line, for the record.
+
+    Args:
+        words: Without the program's name.
+    """
+    _words[:] = words
+
+
+def words() -> list[str]:
+    """Give the command line as it was typed.
+
+    Returns:
+        Its words, the program's name first.
+    """
+    return ["ensemble-view", *_words]
+
+
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take groups of options, each of whose fields is an option of the command line.
 
@@ -141,11 +165,13 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def called(**given: Any) -> None:
+        asked = dict(given)
         made = {
             name: group(**{field.name: given.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
         }
-        command(**given, **made)
+        with by_command(words(), asked):
+            command(**given, **made)
 
     # Else the signature that is looked at would be the command's own.
     del called.__wrapped__

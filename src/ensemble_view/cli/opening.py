@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from ensemble_view.checkpoints import Checkpoint, load_checkpoint
-from ensemble_view.cli.groups import DataOptions, ModelOptions
+from ensemble_view.cli.groups import DataOptions, ModelOptions, words
 from ensemble_view.cli.progress import stages
 from ensemble_view.datasets import Data, is_text, open_data
 from ensemble_view.errors import DataError
 from ensemble_view.reading import exists
+from ensemble_view.studies.recorded import command_text
 from ensemble_view.studies.subject import text_for
 
 __all__ = ["command_line", "device_named", "load", "open_named"]
 
 
 def command_line() -> str:
-    """Give the command as it was typed.
+    """Give the command as it was typed, for the record.
 
     Returns:
-        Quoted for a shell.
+        Quoted for a shell, with relative paths and without secrets.
     """
-    return shlex.join(["ensemble-view", *sys.argv[1:]])
+    return command_text(words())
 
 
 def device_named(name: str) -> torch.device:

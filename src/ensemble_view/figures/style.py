@@ -11,6 +11,8 @@ import matplotlib as mpl
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 __all__ = ["COLUMN_WIDTH", "FULL_WIDTH", "GREY", "legend", "paper_style", "save_figure"]
 
@@ -74,6 +76,20 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> None:
     )  # fmt: skip
 
 
+def _without_mathematics(figure: Figure) -> None:
+    """Show a dollar in a name as a dollar; numbers on axes keep their powers of ten."""
+    numbers: set[int] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            # Labels that were given are names; those that a formatter makes are numbers.
+            if not isinstance(axis.get_major_formatter(), FixedFormatter | FuncFormatter):
+                ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+                numbers |= {id(label) for tick in ticks for label in (tick.label1, tick.label2)}
+    for artist in figure.findobj(Text):
+        if isinstance(artist, Text) and id(artist) not in numbers:
+            artist.set_parse_math(False)
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as PDF with embedded TrueType fonts, PNG or SVG, without the date.
 
@@ -93,5 +109,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         ".svg": {"Date": None},
         ".png": {},
     }
+    _without_mathematics(figure)
     with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "ensemble_view"}):
         figure.savefig(path, metadata=dates.get(Path(path).suffix.lower()), dpi=300)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ensemble_view.errors import EnsembleViewError, UnreadableError
+from ensemble_view.printable import printable_name
 from ensemble_view.reading import exists, read_npz
 from ensemble_view.reading import read_json as parse_file
 
@@ -163,7 +164,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
-    r"""Write a table as CSV.
+    r"""Write a table as CSV, in which no text is taken for a formula.
+
+    Text that begins as a formula of a spreadsheet does, and is no number, gets an apostrophe before
+    it; control characters in text are written out as escapes.
 
     Args:
         path: the file.
@@ -179,7 +183,31 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
         ...     Path(folder, "a.csv").read_text()
         'block,drop\n3,0.5\n'
     """
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    shown = frame.copy()
+    for name in shown.columns:
+        if not pd.api.types.is_numeric_dtype(shown[name].dtype):
+            shown[name] = [_harmless(each) for each in frame[name]]
+    shown.columns = [_harmless(each) for each in frame.columns]
+    write_text(path, shown.to_csv(index=False, lineterminator="\n"))
+
+
+def _harmless(cell: Any) -> Any:
+    """Escape a text cell that a spreadsheet would run."""
+    if not isinstance(cell, str):
+        return cell
+    text = printable_name(cell)
+    # A tab or line break at the beginning is no longer one, but is an attempt all the same.
+    if not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) or _is_number(cell):
+        return text
+    return f"'{text}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text == text.strip()
 
 
 def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:

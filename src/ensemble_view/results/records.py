@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ensemble_view.errors import MeasurementError
+from ensemble_view.printable import printable_name
 from ensemble_view.results.files import plain
 
 __all__ = [
@@ -42,6 +43,10 @@ class Lesion:
     changes_shape: bool
     shortcut_kind: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", printable_name(self.label))
+        object.__setattr__(self, "names", tuple(map(printable_name, self.names)))
+
 
 @dataclass(frozen=True)
 class NotDeletable:
@@ -56,6 +61,9 @@ class NotDeletable:
     index: int
     name: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable_name(self.name))
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ class Provenance:
         batch_size: examples per batch; repetition is bit-identical at the same batch size only.
         notes: sentences that a reader needs before the numbers: what was taken for granted, and
             what of the net was not looked at. Every text of a result begins with them.
+        options: every option of the command or call with its value, defaults included.
     """
 
     model: Mapping[str, Any]
@@ -122,11 +131,15 @@ class Provenance:
     threads: int
     batch_size: int
     notes: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("model", "data", "versions"):
+        for name in ("model", "data", "versions", "options"):
             object.__setattr__(self, name, plain(getattr(self, name)))
-        object.__setattr__(self, "notes", tuple(self.notes))
+        for described in (self.model, self.data):
+            if isinstance(described, dict) and isinstance(described.get("name"), str):
+                described["name"] = printable_name(described["name"])
+        object.__setattr__(self, "notes", tuple(map(printable_name, self.notes)))
 
     def to_json(self) -> dict[str, Any]:
         """Give what a record says of it.
@@ -141,7 +154,7 @@ class Provenance:
         """Read it back from a record.
 
         Args:
-            content: of ``results.json``; earlier records have no notes.
+            content: of ``results.json``; earlier records have neither notes nor options.
 
         Returns:
             The provenance.
@@ -155,8 +168,15 @@ class Provenance:
             >>> Provenance.from_json(here.to_json()) == here
             True
         """
-        named = {field.name: content[field.name] for field in fields(cls) if field.name != "notes"}
-        return cls(**named, notes=tuple(content.get("notes", ())))
+        later = {"notes": (), "options": {}}
+        return cls(
+            **{
+                each.name: content.get(each.name, later[each.name])
+                if each.name in later
+                else content[each.name]
+                for each in fields(cls)
+            }
+        )
 
 
 @dataclass(frozen=True, eq=False)

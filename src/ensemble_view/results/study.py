@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ensemble_view.errors import MeasurementError
+from ensemble_view.printable import printable
 from ensemble_view.results import files, folders
 from ensemble_view.results.files import ResultError, ResultWarning
 from ensemble_view.results.text import html_table, wrapped
@@ -211,7 +212,8 @@ class StudyResult(ABC):
         return result, folders.DIGESTS in content
 
     def __repr__(self) -> str:
-        return "\n".join([*map(wrapped, self.notes), *[""] * bool(self.notes), self.text])
+        whole = "\n".join([*map(wrapped, self.notes), *[""] * bool(self.notes), self.text])
+        return printable(whole)
 
     def _repr_html_(self) -> str:
         return html_table(self.frame, self.summary, self.notes)

@@ -10,12 +10,14 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from ensemble_view.chain import Block, Chain
 from ensemble_view.discovery import Example, as_arguments
+from ensemble_view.printable import printable, printable_name
 from ensemble_view.results.text import wrapped
 from ensemble_view.studies.subject import Subject
 
@@ -52,10 +54,12 @@ class Inspection:
         lines = ["Additions of the model, in the order of execution:"]
         for row in self.additions.to_dict("records"):
             mark = "-" if row["block"] is None else f"block {row['block']}"
-            lines.append(f"  {mark:>9}  {row['place']}  ({row['shape']}): {row['reason']}")
+            lines.append(
+                f"  {mark:>9}  {printable_name(row['place'])}  ({row['shape']}): {row['reason']}"
+            )
         if self.additions.empty:
             lines.append("  none")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def __repr__(self) -> str:
         """A table at most 80 columns wide.
@@ -63,7 +67,9 @@ class Inspection:
         Returns:
             The blocks.
         """
-        table = Table(title=self.title, box=None, title_justify="left", pad_edge=False)
+        table = Table(
+            title=Text(printable_name(self.title)), box=None, title_justify="left", pad_edge=False
+        )
         ratios = bool(self.frame["branch_ratio"].notna().any())
         heads = ["block", "module", "shape", "shortcut", "parameters", "MFLOPs"]
         for head in [*heads, *(["‖F‖/‖h‖"] if ratios else [])]:
@@ -73,7 +79,7 @@ class Inspection:
             shapes = [row["shape_in"], row["shape_out"]]
             cells = [
                 str(row["index"]),
-                row["name"],
+                Text(printable_name(row["name"])),
                 shapes[0] if shapes[0] == shapes[1] else " → ".join(shapes),
                 row["shortcut_kind"],
                 f"{row['parameters']:,}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from ensemble_view.datasets.text_sources import DEFAULT_LENGTH
 from ensemble_view.discovery import Granularity, unravel
 from ensemble_view.errors import DataError, DiscoveryError
 from ensemble_view.results import Provenance
+from ensemble_view.studies.recorded import made, shorter
 
 __all__ = ["Subject", "examine", "installed_versions", "open_for", "text_for"]
 
@@ -78,13 +78,14 @@ class Subject:
 
         Args:
             seed: Of every random choice.
-            command: What made the result; by default the program's own command line.
+            command: What made the result; by default the command line or the call.
             batch_size: Examples per batch.
             threads: Of torch on the CPU.
 
         Returns:
             The record.
         """
+        source = made()
         modules = self.chain.model.modules() if self.chain.model is not None else ()
         packages = {type(module).__module__.partition(".")[0] for module in modules}
         versions = installed_versions([*_PACKAGES, *sorted(packages - set(_PACKAGES))])
@@ -93,12 +94,13 @@ class Subject:
             data=self.data.to_json(),
             versions={"python": platform.python_version(), **versions},
             seed=seed,
-            command=command or " ".join(sys.argv),
+            command=command or source.command,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             device=_describe_device(self.model["device"]),
             threads=threads,
             batch_size=batch_size,
             notes=self.notes,
+            options=source.options,
         )
 
 
@@ -293,7 +295,7 @@ def examine(
         description |= {
             "name": model.path.stem if model.path is not None else model.architecture,
             "architecture": model.architecture,
-            "path": None if model.path is None else str(model.path),
+            "path": None if model.path is None else shorter(str(model.path)),
             "weights_hash": model.weights_hash,
         }
     elif module is not None:
