@@ -141,6 +141,7 @@ class Scale:
             device=self.device,
             checkpoint_path=path,
             keep=keep,
+            overwrite=True,
         )
         print(f"{architecture}, seed {seed}: test error {error(made):.2%}", flush=True)
         return made

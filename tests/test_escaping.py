@@ -164,7 +164,8 @@ def test_a_command_is_quoted_relative_and_without_secrets(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path / "work")
     words = [
         "ensemble-view", "lesion", f"{tmp_path}/work/my net.pt", "--data",
-        f"{tmp_path}/other/d.npz", "--arch", "/opt/net.py:make", f"--out={tmp_path}/work/out", "--do", "delete 3; swap 7 8",
+        f"{tmp_path}/other/d.npz", "--arch", "/opt/net.py:make",
+        f"--out={tmp_path}/work/out", "--do", "delete 3; swap 7 8",
         "--tokenizer", "org/name", "--token", "very-secret", "--api-key=abc", "HF_TOKEN=abc",
         "https://me:pw@host/x?token=abc&a=1", "hf_abcdefghijklmnop",
     ]  # fmt: skip

@@ -8,8 +8,9 @@ import json
 import os
 import pickle
 import pickletools
+import secrets
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -239,20 +240,30 @@ def check_suffix(path: Path) -> None:
         )
 
 
-def check_destination(path: Path) -> None:
+def check_destination(path: Path, *, overwrite: bool = False, beside: Sequence[Path] = ()) -> None:
     """Refuse a place where no weights can be written, before the work rather than after it.
 
     Args:
         path: Where the weights are to go; its folder is made if need be.
+        overwrite: Whether a file that is there may be replaced.
+        beside: Other files that will be written.
 
     Raises:
-        CheckpointError: If the suffix is unknown, or the place cannot be written.
+        CheckpointError: If the suffix is unknown, the place cannot be written, or there is a file
+            that may not be replaced.
     """
     check_suffix(path)
+    for file in () if overwrite else (path, *beside):
+        if os.path.lexists(file) and not is_folder(file):
+            raise CheckpointError(
+                f"{file} is there already: write to another file, or replace it with --overwrite "
+                "or overwrite=True."
+            )
     if is_folder(path):
         raise CheckpointError(f"{path} is a folder: name a file to write.")
-    replace_file(path.with_name(path.name + ".probe"), b"")
-    path.with_name(path.name + ".probe").unlink()
+    probe = path.with_name(f"{path.name}.{secrets.token_hex(4)}.probe")
+    replace_file(probe, b"")
+    probe.unlink()
 
 
 def write_weights_file(
@@ -296,14 +307,20 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         CheckpointError: If the file cannot be written there.
     """
-    part = path.with_name(path.name + ".part")
+    # A name that two processes which write the same file do not share.
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror or error}): choose another place."
         ) from error

@@ -9,7 +9,7 @@ import typer
 
 from ensemble_view.cli.groups import BlockOptions, DataOptions, ModelOptions, with_groups
 from ensemble_view.cli.opening import load, open_named
-from ensemble_view.cli.options import Model, Seed
+from ensemble_view.cli.options import Model, Overwrite, Seed
 from ensemble_view.cli.progress import stages
 from ensemble_view.cli.saying import say
 from ensemble_view.studies.exporting import export as run_export
@@ -41,6 +41,7 @@ def export(
             rich_help_panel="Output",
         ),
     ],
+    overwrite: Overwrite = False,
     kind: BlockOptions,
     data: DataOptions,
     seed: Seed = 0,
@@ -54,7 +55,7 @@ def export(
 
     Example:  ensemble-view export digits-resnet110 --do "delete 3,7-9" -o smaller.safetensors
     """
-    check_destination(out)
+    check_destination(out, overwrite=overwrite)
     checkpoint = load(model, opening)
     opened = None
     if data.data is not None or needs_data(do):
@@ -67,6 +68,7 @@ def export(
             data=opened,
             plain=kind.plain,
             granularity=kind.granularity,
+            overwrite=overwrite,
             progress=begin,
         )
     say(str(saved))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ensemble_view.cli.opening import device_named
-from ensemble_view.cli.options import Device, Download, Limit, Root, Seed
+from ensemble_view.cli.options import Device, Download, Limit, Overwrite, Root, Seed
 from ensemble_view.cli.progress import progress_bar
 from ensemble_view.cli.saying import say
 from ensemble_view.datasets import open_data
@@ -88,6 +88,7 @@ def train(
             rich_help_panel="Execution",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
     keep_every: Annotated[
         int | None,
@@ -173,6 +174,7 @@ def train(
             resume=resume,
             half=half,
             keep=kept,
+            overwrite=overwrite,
             progress=told,
         )
     record = trained.training or {}

@@ -85,6 +85,7 @@ def export(
     data: Data | None = None,
     plain: bool = False,
     granularity: Granularity = "block",
+    overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Exported:
     """Extract what interventions leave of a net and save it, with how it is built again.
@@ -98,6 +99,7 @@ def export(
         data: For branches that are replaced by their mean over data.
         plain: Take a net without shortcuts apart into its conv-norm-activation units.
         granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
+        overwrite: Whether a file that is there, such as the net's own, may be replaced.
         progress: Told the name of each stage as it begins.
 
     Returns:
@@ -118,7 +120,7 @@ def export(
         (45, 'cifar:resnet110 after delete layer2.[1-9]')
     """
     path = Path(path)
-    check_destination(path)
+    check_destination(path, overwrite=overwrite)
     do = parse_interventions(intervention) if isinstance(intervention, str) else intervention
     if checkpoint.lesion is not None:
         raise CheckpointError(

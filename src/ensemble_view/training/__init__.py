@@ -105,6 +105,7 @@ def train(
     resume: bool = False,
     half: bool = False,
     keep: Collection[int] = (),
+    overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Checkpoint:
     """Train a reference net.
@@ -132,6 +133,7 @@ def train(
             and the last accuracy are those of the stored weights.
         keep: Epochs after which the net is kept in a file of its own beside the trained one, such
             as net-epoch005.safetensors; 0 is the untrained net.
+        overwrite: Whether files of another training, finished or not, may be replaced.
         progress: Called after each step.
 
     Returns:
@@ -153,8 +155,13 @@ def train(
     settings = _settings(architecture, recipe, data_train, data_test)
     state_path = None
     if checkpoint_path is not None:
-        check_destination(Path(checkpoint_path))
         state_path = resume_path(checkpoint_path)
+        check_destination(
+            Path(checkpoint_path),
+            # What is there is then the very run's own.
+            overwrite=overwrite or resume,
+            beside=[state_path, *(kept_path(checkpoint_path, epoch) for epoch in sorted(keep))],
+        )
     with _deterministic(recipe.seed):
         model = build(
             architecture, in_channels=shape[0], classes=classes, pixels=shape[1] * shape[2]
