@@ -109,7 +109,7 @@ def test_its_accuracy_is_that_of_the_lesion(folder, tmp_path, capsys):
     """The lesion is measured on the whole net by the engine, then on what was saved of it."""
     for do, left in (("delete 1", 5), ("delete 2; scale 0 0.5; replace 3 mean", 4)):
         out = tmp_path / "smaller.safetensors"
-        assert run("export", folder / "net.safetensors", "--do", do, "-o", out) == 0
+        assert run("export", folder / "net.safetensors", "--do", do, "-o", out, "--overwrite") == 0
         capsys.readouterr()
         words = ("--limit", 200, "--json")
         if "mean" not in do:
@@ -347,7 +347,7 @@ def test_the_function_takes_values_as_well(folder, tmp_path):
     told = ev.export(checkpoint, ev.Delete(1) | ev.Delete(5), tmp_path / "smaller.pt")
     assert (told.blocks, told.left, told.own_class) == (6, 4, "ResNet")
     assert isinstance(load_checkpoint(told.path).model, nn.Module)
-    told = ev.export(checkpoint, ev.Delete(2), tmp_path / "smaller.pt")
+    told = ev.export(checkpoint, ev.Delete(2), tmp_path / "smaller.pt", overwrite=True)
     assert told.own_class is None
     assert str(told).endswith(
         "What is left is no net of its own class, so ensemble_view alone builds it again."
