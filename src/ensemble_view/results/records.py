@@ -168,7 +168,7 @@ class Provenance:
             >>> Provenance.from_json(here.to_json()) == here
             True
         """
-        later = {"notes": (), "options": {}}
+        later: dict[str, Any] = {"notes": (), "options": {}}
         return cls(
             **{
                 each.name: content.get(each.name, later[each.name])
