@@ -34,8 +34,7 @@ class GradientsByCheckpoint(StudyResult):
 
     Example:
         >>> from ensemble_view.results.gradients import GradientCost, GradientSettings, LengthRow
-        >>> from ensemble_view.results.records import Provenance
-        >>> provenance = Provenance({"name": "net"}, {"name": "one"}, {}, seed=0, command="",
+        >>>         >>> provenance = Provenance({"name": "net"}, {"name": "one"}, {}, seed=0, command="",
         ...                         date="", device="cpu", threads=1, batch_size=1)
         >>> settings = GradientSettings(("summed",), "block 0", "loss", 16, None, 0, "example")
         >>> each = [
@@ -95,6 +94,11 @@ class GradientsByCheckpoint(StudyResult):
             if (found := result.effective.get(weighting)) is not None
         ]
         return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader needs before the numbers, of any of the checkpoints."""
+        return tuple(dict.fromkeys(note for result in self.results for note in result.notes))
 
     @property
     def summary(self) -> str:
