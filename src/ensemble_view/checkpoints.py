@@ -302,7 +302,8 @@ def save_checkpoint(
     description = {
         "version": VERSION,
         "architecture": stored,
-        "normalisation": normalisation and {
+        "normalisation": normalisation
+        and {
             "mean": normalisation[0],
             "std": normalisation[1],
             **({} if normalisation_source == CHECKPOINT else {"from": normalisation_source}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 
 from ensemble_view.printable import printable
 
@@ -72,7 +73,8 @@ def warn(message: str) -> None:
         'Nothing is known of the net.'
     """
     package = __name__.partition(".")[0]
-    level, frame = 1, sys._getframe()
+    level = 1
+    frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == package:
         level, frame = level + 1, frame.f_back
     warnings.warn(printable(message), MeasurementWarning, stacklevel=level)

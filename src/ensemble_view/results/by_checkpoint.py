@@ -34,7 +34,8 @@ class GradientsByCheckpoint(StudyResult):
 
     Example:
         >>> from ensemble_view.results.gradients import GradientCost, GradientSettings, LengthRow
-        >>>         >>> provenance = Provenance({"name": "net"}, {"name": "one"}, {}, seed=0, command="",
+        >>> from ensemble_view.results.records import Provenance
+        >>> provenance = Provenance({"name": "net"}, {"name": "one"}, {}, seed=0, command="",
         ...                         date="", device="cpu", threads=1, batch_size=1)
         >>> settings = GradientSettings(("summed",), "block 0", "loss", 16, None, 0, "example")
         >>> each = [

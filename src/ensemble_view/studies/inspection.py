@@ -93,7 +93,8 @@ class Inspection:
         """Write blocks and additions as strict JSON.
 
         Returns:
-            An object with the keys ``title``, ``setting``, ``residual_sums``, ``blocks`` and ``additions``.
+            An object with the keys ``title``, ``setting``, ``residual_sums``, ``blocks`` and
+            ``additions``.
         """
         content = {
             "title": self.title,

@@ -51,8 +51,10 @@ def normalisation_warning(model: object, data: Data) -> str | None:
             f"choose with --normalise ({', '.join(PRESETS)}, or none) or --mean and --std, in "
             "Python with open_data(..., normalise=...)."
         )
-    said = model.normalisation if isinstance(model, Checkpoint) else None
-    if said is None or data.normalised_by in (model.normalisation_source,):
+    if not isinstance(model, Checkpoint) or model.normalisation is None:
+        return None
+    said, source = model.normalisation, model.normalisation_source
+    if data.normalised_by == source:
         return None
     mean, std = data.preprocessing.mean, data.preprocessing.std
     if mean is None or std is None:
@@ -64,7 +66,7 @@ def normalisation_warning(model: object, data: Data) -> str | None:
     return (
         f"The data are normalised by another mean and standard deviation ({_numbers(mean)}; "
         f"{_numbers(std)}: {data.normalised_by}) than the net expects ({_numbers(said[0])}; "
-        f"{_numbers(said[1])}: {model.normalisation_source}): leave them out unless that is meant."
+        f"{_numbers(said[1])}: {source}): leave them out unless that is meant."
     )
 
 
