@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ensemble_view.datasets import LabelledData, TextData, open_data, open_text
     from ensemble_view.discovery import unravel
     from ensemble_view.engine import Engine
-    from ensemble_view.errors import EnsembleViewError
+    from ensemble_view.errors import EnsembleViewError, MeasurementWarning
     from ensemble_view.extraction import Extracted, extract
     from ensemble_view.hooks import edited
     from ensemble_view.interventions import (
@@ -111,6 +111,7 @@ __all__ = [
     "LesionResult",
     "ManyResult",
     "MeasuredResult",
+    "MeasurementWarning",
     "MiddleRepeat",
     "PairsResult",
     "Parallel",
@@ -178,6 +179,7 @@ _MODULE_OF = {
     "LesionResult": "results",
     "ManyResult": "results.trials",
     "MeasuredResult": "results",
+    "MeasurementWarning": "errors",
     "MiddleRepeat": "interventions",
     "PairsResult": "results.pairs",
     "Parallel": "interventions",

@@ -21,6 +21,7 @@ from ensemble_view.adapters import (
     load_folder,
     load_source,
 )
+from ensemble_view.adapters.adapted import make_example
 from ensemble_view.adapters.architectures import build_for_weights, is_factory
 from ensemble_view.adapters.exported import adapt_exported, is_exported, read_exported
 from ensemble_view.adapters.scripted import is_scripted, read_scripted_weights
@@ -49,8 +50,7 @@ __all__ = [
     "weights_hash",
 ]
 
-# Small images, as most nets were trained on whose file says nothing of them.
-_SIDE = 32
+CHECKPOINT, LIBRARY = "checkpoint", "library's weights"
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Checkpoint:
         normalisation: Mean and standard deviation per channel that the net expects, in units of
             pixels scaled to 0..1. Where the file says nothing it is that of the library's own
             weights for that architecture.
+        normalisation_source: Which of the two says so: "checkpoint" or "library's weights".
         data: Name of the data set it was trained on.
         class_names: One name per class.
         input_shape: Channels, height and width of an image; where the file says nothing, as the
@@ -84,6 +85,7 @@ class Checkpoint:
     path: Path | None
     inputs: tuple[Input, ...] = ()
     lesion: str | None = None
+    normalisation_source: str = CHECKPOINT
 
     @cached_property
     def weights_hash(self) -> str:
@@ -111,7 +113,7 @@ class Checkpoint:
             >>> load_checkpoint("digits-resnet110").example(4).shape
             torch.Size([4, 1, 8, 8])
         """
-        return _example(self.model, self.inputs, self.input_shape, batch, seed)
+        return make_example(self.model, self.inputs, self.input_shape, batch, seed)
 
     def untrained(self, seed: int = 0) -> nn.Module | None:
         """Build the same net anew, with the random weights that its code gives it.
@@ -232,10 +234,13 @@ def load_checkpoint(
             f"The device {str(device)!r} cannot be used ({reason}): choose cpu, or another."
         ) from error
     names, shape = described.get("class_names"), described.get("input_shape")
+    stated = _normalisation(described)
+    # A folder, and a net that is named with its weights, come with the library's own description.
+    borrowed = stated is None and source is not None and source.is_file()
     return Checkpoint(
         model=model,
         architecture=found.architecture,
-        normalisation=_normalisation(described) or found.normalisation,
+        normalisation=stated or found.normalisation,
         data=described.get("data"),
         class_names=None if names is None else tuple(names),
         input_shape=found.input_shape if shape is None else tuple(shape),
@@ -243,6 +248,7 @@ def load_checkpoint(
         path=source,
         inputs=found.inputs,
         lesion=described.get("lesion"),
+        normalisation_source=_normalisation_source(described, LIBRARY if borrowed else CHECKPOINT),
     )
 
 
@@ -259,6 +265,7 @@ def save_checkpoint(
     half: bool = False,
     extraction: Extraction | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    normalisation_source: str = CHECKPOINT,
 ) -> None:
     """Save a trained net with what is needed to use it again.
 
@@ -276,6 +283,7 @@ def save_checkpoint(
             weights (normalisation, shifts) stay as they are.
         extraction: Where the net is what is left of the architecture's: how it came about.
         weights: What the file is to hold; by default the net's own.
+        normalisation_source: Who said what the normalisation is, as of a :class:`Checkpoint`.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -295,7 +303,12 @@ def save_checkpoint(
     description = {
         "version": VERSION,
         "architecture": stored,
-        "normalisation": normalisation and {"mean": normalisation[0], "std": normalisation[1]},
+        "normalisation": normalisation
+        and {
+            "mean": normalisation[0],
+            "std": normalisation[1],
+            **({} if normalisation_source == CHECKPOINT else {"from": normalisation_source}),
+        },
         "data": data,
         "class_names": None if class_names is None else list(class_names),
         "input_shape": None if input_shape is None else list(input_shape),
@@ -325,26 +338,6 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
         digest.update(array.view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _example(
-    model: nn.Module,
-    inputs: Sequence[Input],
-    input_shape: Sequence[int] | None,
-    batch: int = 2,
-    seed: int = 0,
-) -> Tensor | tuple[Any, ...] | dict[str, Any]:
-    generator = torch.Generator().manual_seed(seed)
-    parameters = list(model.parameters())
-    device = parameters[0].device if parameters else torch.device("cpu")
-    if inputs:
-        drawn = [(each.name, each.draw(batch, generator).to(device)) for each in inputs]
-        if inputs[0].name is None:
-            return tuple(value for _, value in drawn)
-        return {str(name): value for name, value in drawn}
-    channels = next((int(weight.shape[1]) for weight in parameters if weight.ndim == 4), 3)
-    shape = input_shape or (channels, _SIDE, _SIDE)
-    return Input(tuple(shape)).draw(batch, generator).to(device)
 
 
 def _load_path(
@@ -382,7 +375,7 @@ def _load_path(
         ]
         found = replace(found, inputs=tuple(texts))
     whole = found.model.float().eval()
-    example = _example(whole, found.inputs, described.get("input_shape") or found.input_shape)
+    example = make_example(whole, found.inputs, described.get("input_shape") or found.input_shape)
     made = extraction.extract(whole, example, weights)
     name = f"{found.architecture} after {extraction.do}"
     return replace(found, model=made, architecture=name), described | {"lesion": extraction.do}
@@ -441,6 +434,12 @@ def _normalisation(described: Mapping[str, Any]) -> Normalisation | None:
         return None
     mean, std = (tuple(float(value) for value in stored[key]) for key in ("mean", "std"))
     return mean, std
+
+
+def _normalisation_source(described: Mapping[str, Any], otherwise: str) -> str:
+    """Return who said what the normalisation is."""
+    stored = described.get("normalisation") or {}
+    return LIBRARY if stored.get("from") == LIBRARY else otherwise
 
 
 def _build(

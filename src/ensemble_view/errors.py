@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from types import FrameType
+
 from ensemble_view.printable import printable
 
 __all__ = [
@@ -11,7 +15,9 @@ __all__ = [
     "EnsembleViewError",
     "InterventionError",
     "MeasurementError",
+    "MeasurementWarning",
     "UnreadableError",
+    "warn",
 ]
 
 
@@ -47,3 +53,28 @@ class MeasurementError(EnsembleViewError):
 
 class UnreadableError(EnsembleViewError):
     """A file is not what it should be: the reason, for whoever knows what the file was to be."""
+
+
+class MeasurementWarning(UserWarning):
+    """A measurement goes on, but something about net or data is unknown or looks wrong."""
+
+
+def warn(message: str) -> None:
+    """Issue a :class:`MeasurementWarning` that points at the caller's code, outside this package.
+
+    Args:
+        message: What was found, what it may mean, and what to do.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     warn("Nothing is known of the net.")
+        >>> str(caught[0].message)
+        'Nothing is known of the net.'
+    """
+    package = __name__.partition(".")[0]
+    level = 1
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(printable(message), MeasurementWarning, stacklevel=level)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Adapted", "Input", "Normalisation"]
+__all__ = ["Adapted", "Input", "Normalisation", "make_example"]
+
+# Small images, as most nets were trained on whose file says nothing of them.
+_SIDE = 32
 
 Normalisation: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel."""
@@ -65,3 +69,40 @@ class Adapted:
     normalisation: Normalisation | None = None
     input_shape: tuple[int, ...] | None = None
     inputs: tuple[Input, ...] = ()
+
+
+def make_example(
+    model: nn.Module,
+    inputs: Sequence[Input],
+    input_shape: Sequence[int] | None,
+    batch: int = 2,
+    seed: int = 0,
+) -> Tensor | tuple[Any, ...] | dict[str, Any]:
+    """Make up arguments of a net.
+
+    Args:
+        model: The net, on whose device they are to be.
+        inputs: Its arguments, if it takes anything but one image.
+        input_shape: Of the image; None: 32 by 32 pixels, as many channels as the first convolution
+            has.
+        batch: How many examples.
+        seed: Of the values.
+
+    Returns:
+        A tensor, positional arguments, or keyword arguments.
+
+    Example:
+        >>> make_example(nn.Conv2d(1, 2, 3), (), None).shape
+        torch.Size([2, 1, 32, 32])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parameters = list(model.parameters())
+    device = parameters[0].device if parameters else torch.device("cpu")
+    if inputs:
+        drawn = [(each.name, each.draw(batch, generator).to(device)) for each in inputs]
+        if inputs[0].name is None:
+            return tuple(value for _, value in drawn)
+        return {str(name): value for name, value in drawn}
+    channels = next((int(weight.shape[1]) for weight in parameters if weight.ndim == 4), 3)
+    shape = input_shape or (channels, _SIDE, _SIDE)
+    return Input(tuple(shape)).draw(batch, generator).to(device)

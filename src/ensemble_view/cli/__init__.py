@@ -42,7 +42,7 @@ from ensemble_view.cli.options import BatchSize, Json, Model, Overwrite, Seed
 from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import progress_bar, stages
 from ensemble_view.cli.reaction_commands import dose, reaction
-from ensemble_view.cli.saying import flush, say
+from ensemble_view.cli.saying import flush, say, warnings_said
 from ensemble_view.cli.stopping import stopped_by_signals
 from ensemble_view.cli.subset_commands import AllSubsets, Only, Pairs, Surrogates, subset_study
 from ensemble_view.cli.train_command import train
@@ -352,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(0)
     remember(words)
     try:
-        with stopped_by_signals():
+        with stopped_by_signals(), warnings_said():
             app([word for word in words if word != "--debug"])
     except EnsembleViewError as error:
         if debug:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -70,7 +70,7 @@ def finish(
     say(str(study), err=as_json)
     with progress_bar(unit, study.work) as advance:
         result = study.run(advance)
-    end(result, as_json=as_json, out=out, overwrite=overwrite, whole=whole, noted=True)
+    end(result, as_json=as_json, out=out, overwrite=overwrite, whole=whole, noted=study.notes)
     return result
 
 
@@ -81,7 +81,7 @@ def end(
     out: Path | None,
     overwrite: bool = False,
     whole: str,
-    noted: bool = False,
+    noted: Collection[str] = (),
 ) -> None:
     """Save the result of a run and print it, and say so if the user stopped it.
 
@@ -91,7 +91,7 @@ def end(
         out: Folder to save to.
         overwrite: Whether a result that is there may be replaced.
         whole: How many examples were asked for.
-        noted: Whether the notes were printed before the run.
+        noted: The notes that were printed before the run.
 
     Raises:
         typer.Exit: With code 1, if the user stopped the study.
@@ -110,7 +110,7 @@ def show(
     out: Path | None,
     overwrite: bool = False,
     before: str = "",
-    noted: bool = False,
+    noted: Collection[str] = (),
 ) -> None:
     """Save a result, then print it, so that neither a full disk nor a closed pipe loses it.
 
@@ -120,7 +120,7 @@ def show(
         out: Folder to save to.
         overwrite: Whether a result that is there may be replaced.
         before: Printed before the table.
-        noted: Whether the notes were printed before the run.
+        noted: The notes that were printed before the run.
 
     Raises:
         ResultError: If the result could not be saved where it was to be; it is saved elsewhere.
@@ -136,7 +136,8 @@ def show(
     if as_json:
         text = json.dumps(result.to_json(), indent=2, allow_nan=False)
     else:
-        text = result.text if noted else repr(result)
+        new = [wrapped(note) for note in result.notes if note not in noted]
+        text = "\n".join([*new, *[""] * bool(new), result.text])
     try:
         if not say(text if as_json else f"{before}{text}") and place is None:
             place = _saved_elsewhere(result)

@@ -35,6 +35,7 @@ class DataOptions:
         download: Of --download.
         mean: Of --mean.
         std: Of --std.
+        normalise: Of --normalise.
         resize: Of --resize.
         crop: Of --crop.
         tokenizer: Of --tokenizer.
@@ -48,6 +49,7 @@ class DataOptions:
     download: options.Download = False
     mean: options.Mean = None
     std: options.Std = None
+    normalise: options.Normalise = None
     resize: options.Resize = None
     crop: options.Crop = None
     tokenizer: options.Tokenizer = None

@@ -89,6 +89,8 @@ def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
 def open_named(checkpoint: Checkpoint, options: DataOptions, seed: int) -> Data:
     """Open the data that a command names, by default the checkpoint's own.
 
+    Images whose normalisation no option says stay raw; each net brings its own.
+
     Args:
         checkpoint: The model.
         options: Which data, and how.
@@ -115,14 +117,14 @@ def open_named(checkpoint: Checkpoint, options: DataOptions, seed: int) -> Data:
             split=options.split,
         )
         return text if options.limit is None else text.subset(options.limit, seed)
-    said = checkpoint.normalisation or (None, None)
     labelled = open_data(
         name,
         split=options.split,
         root=options.root,
         download=options.download,
-        mean=_numbers(options.mean, "--mean") or said[0],
-        std=_numbers(options.std, "--std") or said[1],
+        mean=_numbers(options.mean, "--mean"),
+        std=_numbers(options.std, "--std"),
+        normalise=options.normalise,
         resize=options.resize,
         crop=options.crop,
         limit=options.limit,

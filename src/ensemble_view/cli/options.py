@@ -23,6 +23,7 @@ __all__ = [
     "Limit",
     "Mean",
     "Model",
+    "Normalise",
     "Overwrite",
     "Plain",
     "Resize",
@@ -67,6 +68,15 @@ Mean = Annotated[
     ),
 ]
 Std = Annotated[str | None, typer.Option(help="Likewise.", rich_help_panel="Data")]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of --mean and --std: imagenet, cifar10, cifar100, mnist, fashion-mnist, "
+        "digits, inception or clip; none for a net that takes pixels scaled to 0..1. Default: what "
+        "the checkpoint says.",
+        rich_help_panel="Data",
+    ),
+]
 Resize = Annotated[
     int | None, typer.Option(min=1, help="Shorter side, pixels.", rich_help_panel="Data")
 ]

@@ -6,13 +6,16 @@ import contextlib
 import errno
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import typer
 
-from ensemble_view.errors import EnsembleViewError
+from ensemble_view.errors import EnsembleViewError, MeasurementWarning
 from ensemble_view.printable import printable
 
-__all__ = ["OutputError", "flush", "say"]
+__all__ = ["OutputError", "flush", "say", "warnings_said"]
 
 _GONE = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN, errno.ENXIO)
 
@@ -44,6 +47,25 @@ def say(text: str, *, err: bool = False) -> bool:
             f"Standard output cannot be written ({error.strerror or error}); send it elsewhere."
         ) from error
     return (sys.stderr if err else sys.stdout) not in _silenced
+
+
+@contextlib.contextmanager
+def warnings_said() -> Iterator[None]:
+    """Say warnings about measurements in one sentence on standard error, each only once."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+            if not issubclass(category, MeasurementWarning):
+                shown(message, category, *args, **kwargs)
+            elif str(message) not in told:
+                told.add(str(message))
+                say(f"Warning: {message}", err=True)
+
+        warnings.simplefilter("always", MeasurementWarning)
+        warnings.showwarning = show
+        yield
 
 
 _silenced: list[object] = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ensemble_view.datasets.labelled_data import (
     check_labels,
 )
 from ensemble_view.datasets.loader_data import LoaderData, labels_of
+from ensemble_view.datasets.normalisation import AS_GIVEN, PRESETS, choose_normalisation
 from ensemble_view.datasets.sources import ArraySource, DatasetSource, FileSource
 from ensemble_view.datasets.target_data import TargetData
 from ensemble_view.datasets.text_data import TextData
@@ -34,6 +36,7 @@ from ensemble_view.reading import exists, is_folder, npz_names, read_npz
 
 __all__ = [
     "DATA_NAMES",
+    "PRESETS",
     "Data",
     "LabelledData",
     "Portion",
@@ -83,6 +86,7 @@ def open_data(
     download: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    normalise: str | None = None,
     resize: int | None = None,
     crop: int | None = None,
     limit: int | None = None,
@@ -100,8 +104,13 @@ def open_data(
             has subfolders itself; otherwise all examples are taken.
         root: Folder of torchvision's data sets; `default_root()` unless given.
         download: Whether torchvision may fetch a data set that is not there.
-        mean: Per channel, in units of the scaled pixels; none is subtracted by default.
+        mean: Per channel, in units of the scaled pixels. By default a study takes what the
+            checkpoint says; where that says nothing, pixels stay scaled to 0..1, and the study
+            warns.
         std: Per channel, in units of the scaled pixels.
+        normalise: Instead, the name of a preset: "imagenet", "cifar10", "cifar100", "mnist",
+            "fashion-mnist", "digits", "inception" or "clip"; "none" for a net that takes pixels
+            scaled to 0..1.
         resize: Length of the shorter side, pixels.
         crop: Side of the square in the centre, pixels.
         limit: At most so many examples, the classes as even as they can be.
@@ -117,6 +126,7 @@ def open_data(
         >>> open_data("digits", limit=100)
         IndexedData('digits', 100 examples)
     """
+    chosen = choose_normalisation(normalise, mean, std)
     if isinstance(spec, str) and spec in _TORCHVISION:
         data = _open_torchvision(spec, split, Path(root or default_root()), download)
     else:
@@ -131,11 +141,11 @@ def open_data(
         scale=data.preprocessing.scale,
         resize=resize,
         crop=crop,
-        mean=None if mean is None else tuple(mean),
-        std=None if std is None else tuple(std),
+        mean=chosen.mean,
+        std=chosen.std,
     )
     name = spec if isinstance(spec, str) and spec in DATA_NAMES else data.name
-    data = IndexedData(name, data.source, data.indices, settings, data.class_names, data.split)
+    data = replace(data, name=name, preprocessing=settings, normalised_by=chosen.by)
     return data if limit is None else data.subset(limit, seed)
 
 
@@ -144,6 +154,7 @@ def as_data(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    normalise: str | None = None,
     name: str = "data",
 ) -> LabelledData:
     """Take data in the form that a user has it.
@@ -154,8 +165,10 @@ def as_data(
             data set of (input, label), or a pair (inputs, labels) of tensors or arrays. Inputs of
             type uint8 are images N×H×W×C, or N×C×H×W, and are divided by 255; all others go to
             the model as they are.
-        mean: Per channel; None subtracts nothing.
-        std: Per channel; None divides by nothing.
+        mean: Per channel. Where none is given, a study normalises images of type uint8 as the
+            checkpoint says, and leaves all other inputs as they are.
+        std: Per channel.
+        normalise: Instead, the name of a preset, or "none", as for :func:`open_data`.
         name: What to call the data in tables.
 
     Returns:
@@ -168,17 +181,17 @@ def as_data(
         >>> as_data((torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 1, 0])))
         IndexedData('data', 4 examples)
     """
-    settings = Preprocessing(
-        mean=None if mean is None else tuple(mean), std=None if std is None else tuple(std)
-    )
+    chosen = choose_normalisation(normalise, mean, std)
+    settings = Preprocessing(mean=chosen.mean, std=chosen.std)
     if isinstance(data, LabelledData):
-        if mean is None or std is None:
+        if chosen.by is None:
             return data
         if not isinstance(data, IndexedData):
             raise DataError("A DataLoader's batches cannot be normalised: let its data set do it.")
-        return data.with_normalisation(mean, std)
+        changed = replace(data.preprocessing, mean=chosen.mean, std=chosen.std)
+        return replace(data, preprocessing=changed, normalised_by=chosen.by)
     if isinstance(data, DataLoader):
-        if mean is not None:
+        if chosen.mean is not None:
             raise DataError("A DataLoader's batches cannot be normalised: let its data set do it.")
         return LoaderData.of(data, name)
     source: ArraySource | DatasetSource
@@ -191,7 +204,8 @@ def as_data(
             f"Data is of type {type(data).__name__}: expected a DataLoader, a data set of (input, "
             "label), or a pair (inputs, labels) of tensors."
         )
-    return IndexedData(name, source, np.arange(len(source.labels)), settings)
+    by = chosen.by or (None if source.pixels else AS_GIVEN)
+    return IndexedData(name, source, np.arange(len(source.labels)), settings, normalised_by=by)
 
 
 def _is_plain(data: object) -> bool:

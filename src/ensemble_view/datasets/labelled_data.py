@@ -15,6 +15,7 @@ import torchvision.transforms.v2.functional as transforms
 from torch import Tensor
 
 from ensemble_view.datasets.data import Data
+from ensemble_view.datasets.normalisation import AS_GIVEN, GIVEN, in_words
 from ensemble_view.errors import DataError
 from ensemble_view.seeds import check_seed
 
@@ -153,6 +154,11 @@ class Source(Protocol):
         """The class index of every stored example."""
         ...
 
+    @property
+    def pixels(self) -> bool:
+        """Whether these are images of whole-number pixels, which are scaled to 0..1."""
+        ...
+
     def read(self, indices: Indices, preprocessing: Preprocessing) -> Tensor:
         """Return the chosen examples as the model takes them."""
         ...
@@ -168,6 +174,11 @@ class LabelledData(Data):
     class_names: tuple[str, ...] | None
     preprocessing: Preprocessing | None
     split: str | None
+
+    @property
+    def normalisation(self) -> dict[str, object]:
+        """What the inputs were normalised by, and who said so, as plain values for JSON."""
+        return in_words(None, None, AS_GIVEN)
 
     @property
     @abstractmethod
@@ -191,6 +202,7 @@ class LabelledData(Data):
             "class_names": None if self.class_names is None else list(self.class_names),
             "fingerprint": self.fingerprint(),
             "preprocessing": None if self.preprocessing is None else asdict(self.preprocessing),
+            "normalisation": self.normalisation,
         }
 
     def check_classes(self, classes: int) -> None:
@@ -214,6 +226,8 @@ class IndexedData(LabelledData):
         preprocessing: What happens to each on the way to the model.
         class_names: One name per class, if known.
         split: The part of the data set, "train" or "test"; None if it has no parts.
+        normalised_by: Who said what the normalisation is; None where nobody did, so that a
+            checkpoint's own is used.
 
     Example:
         >>> from ensemble_view.datasets import open_data
@@ -229,6 +243,12 @@ class IndexedData(LabelledData):
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
     split: str | None = None
+    normalised_by: str | None = None
+
+    @property
+    def normalisation(self) -> dict[str, object]:
+        """What the inputs were normalised by, and who said so, as plain values for JSON."""
+        return in_words(self.preprocessing.mean, self.preprocessing.std, self.normalised_by)
 
     @property
     def labels(self) -> Indices:
@@ -303,18 +323,21 @@ class IndexedData(LabelledData):
         chosen = _balanced_choice(self.labels, limit, np.random.default_rng(check_seed(seed)))
         return replace(self, indices=self.indices[chosen])
 
-    def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> IndexedData:
+    def with_normalisation(
+        self, mean: Sequence[float], std: Sequence[float], by: str = GIVEN
+    ) -> IndexedData:
         """Return the same examples under another normalisation.
 
         Args:
             mean: Per channel, in units of the scaled pixels.
             std: Per channel, in units of the scaled pixels.
+            by: Who said so, for the record.
 
         Returns:
             The data with (x - mean) / std as its last step.
         """
         settings = replace(self.preprocessing, mean=tuple(mean), std=tuple(std))
-        return replace(self, preprocessing=settings)
+        return replace(self, preprocessing=settings, normalised_by=by)
 
 
 def _balanced_choice(labels: Indices, limit: int, generator: np.random.Generator) -> Indices:

@@ -26,6 +26,7 @@ from ensemble_view.datasets.labelled_data import (
     Preprocessing,
     check_labels,
 )
+from ensemble_view.datasets.normalisation import AS_GIVEN
 from ensemble_view.datasets.sources import ArraySource
 from ensemble_view.errors import DataError
 
@@ -245,7 +246,9 @@ class LoaderData(LabelledData):
         inputs = torch.cat([inputs for inputs, _ in parts]).numpy()
         labels = torch.cat([labels for _, labels in parts]).numpy()
         source = ArraySource(inputs, labels)
-        return IndexedData(self.name, source, np.arange(len(labels)), Preprocessing())
+        return IndexedData(
+            self.name, source, np.arange(len(labels)), Preprocessing(), normalised_by=AS_GIVEN
+        )
 
     def subset(self, limit: int, seed: int = 0) -> IndexedData:
         """Return at most `limit` examples, the classes as even as they can be.

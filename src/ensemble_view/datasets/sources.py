@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,11 @@ class ArraySource:
     inputs: npt.NDArray[Any]
     labels: Indices
 
+    @property
+    def pixels(self) -> bool:
+        """Whether these are images of whole-number pixels, which are scaled to 0..1."""
+        return bool(self.inputs.dtype == np.uint8)
+
     def read(self, indices: Indices, preprocessing: Preprocessing) -> Tensor:
         """Return the chosen examples as the model takes them, (B, C, H, W) or (B, ...)."""
         chosen = torch.from_numpy(np.ascontiguousarray(self.inputs[indices]))
@@ -97,6 +102,7 @@ class FileSource:
     root: Path
     paths: Sequence[str]
     labels: Indices
+    pixels: ClassVar[bool] = True
 
     def read(self, indices: Indices, preprocessing: Preprocessing) -> Tensor:
         """Return the chosen images in red, green and blue, (B, 3, H, W)."""
@@ -147,6 +153,7 @@ class DatasetSource:
 
     dataset: Any
     labels: Indices
+    pixels: ClassVar[bool] = False
 
     def read(self, indices: Indices, preprocessing: Preprocessing) -> Tensor:
         """Return the chosen inputs, stacked."""

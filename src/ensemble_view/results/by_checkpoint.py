@@ -97,6 +97,11 @@ class GradientsByCheckpoint(StudyResult):
         return pd.DataFrame(rows, columns=list(_COLUMNS))
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader needs before the numbers, of any of the checkpoints."""
+        return tuple(dict.fromkeys(note for result in self.results for note in result.notes))
+
+    @property
     def summary(self) -> str:
         """The result in plain words: do the lengths that carry the gradient grow in training?"""
         first = self.results[0]

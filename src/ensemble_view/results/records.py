@@ -23,6 +23,9 @@ __all__ = [
     "Provenance",
 ]
 
+WARNING = "Warning: "
+"""What the notes that are warnings begin with."""
+
 
 @dataclass(frozen=True)
 class Lesion:
@@ -145,9 +148,15 @@ class Provenance:
         """Give what a record says of it.
 
         Returns:
-            A value per field.
+            A value per field, and the warnings among the notes.
         """
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"warnings": self.warnings}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The notes that are warnings: what is unknown about net or data, or looks wrong."""
+        return tuple(n.removeprefix(WARNING) for n in self.notes if n.startswith(WARNING))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Provenance:

@@ -7,7 +7,7 @@ what a user's own measure says.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from torch import Tensor, nn
@@ -21,12 +21,13 @@ from ensemble_view.datasets.loader_data import LoaderData
 from ensemble_view.discovery import Granularity
 from ensemble_view.discovery.capture import as_arguments
 from ensemble_view.engine import Engine, Progress, Reduction
-from ensemble_view.errors import MeasurementError
+from ensemble_view.errors import MeasurementError, warn
 from ensemble_view.interventions import Compose, Intervention
 from ensemble_view.measures import Classification, Language, Measure, OwnMeasure
 from ensemble_view.plan import bind
 from ensemble_view.results import Cost, LanguageOutcomes, MeasuredOutcomes, Outcomes
-from ensemble_view.results.records import ExampleArrays
+from ensemble_view.results.near_chance import near_chance
+from ensemble_view.results.records import WARNING, ExampleArrays
 from ensemble_view.results.run import Run
 from ensemble_view.seeds import check_seed
 from ensemble_view.studies.portions import Measured, measure_portions
@@ -143,20 +144,25 @@ class Experiment:
         Returns:
             The run.
         """
+        outcomes = self._outcomes(measured)
+        provenance = self.subject.provenance(
+            seed=self.seed,
+            command=self.command,
+            batch_size=self.calibration.batch_size,
+            threads=self.calibration.threads,
+        )
+        if isinstance(outcomes, Outcomes) and (found := near_chance(outcomes, self.level)):
+            warn(found)
+            provenance = replace(provenance, notes=(*provenance.notes, f"{WARNING}{found}"))
         return Run(
-            outcomes=self._outcomes(measured),
+            outcomes=outcomes,
             cost=Cost(
                 block_evaluations=self.engine.cost.block_evaluations,
                 naive_block_evaluations=self.engine.cost.naive_block_evaluations,
                 batches=measured.batches,
             ),
             seconds=measured.seconds,
-            provenance=self.subject.provenance(
-                seed=self.seed,
-                command=self.command,
-                batch_size=self.calibration.batch_size,
-                threads=self.calibration.threads,
-            ),
+            provenance=provenance,
             level=self.level,
             interrupted=measured.interrupted,
             measure=self.measure.name if isinstance(self.measure, OwnMeasure) else None,

@@ -144,6 +144,7 @@ def export(
                 "for one; give data of one length."
             )
         chain, (example, _) = subject.chain, subject.sample
+        data = subject.data
     plan = bind(do, chain.outline)
     if plan == bind(Compose(), chain.outline):
         raise InterventionError(
@@ -170,6 +171,7 @@ def export(
         net,
         architecture=architecture,
         normalisation=checkpoint.normalisation,
+        normalisation_source=checkpoint.normalisation_source,
         data=checkpoint.data,
         class_names=checkpoint.class_names,
         input_shape=checkpoint.input_shape or seen,

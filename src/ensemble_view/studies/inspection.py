@@ -38,12 +38,14 @@ class Inspection:
         additions: One row per addition of the model: ``place``, ``shape``, ``block``, ``reason``.
         title: What was inspected.
         sums: How many of the model's residual sums the blocks hold, and where the others lie.
+        setting: How the net was known and its inputs normalised, and warnings, a sentence each.
     """
 
     frame: pd.DataFrame
     additions: pd.DataFrame
     title: str
     sums: str = ""
+    setting: tuple[str, ...] = ()
 
     def explain(self) -> str:
         """Say of each addition why it is or is not a block.
@@ -89,17 +91,20 @@ class Inspection:
         console = Console(width=80, color_system=None, force_terminal=False)
         with console.capture() as capture:
             console.print(table)
-        lines = [line.rstrip() for line in capture.get().rstrip().splitlines()]
+        lines = [wrapped(line) for line in self.setting]
+        lines += [line.rstrip() for line in capture.get().rstrip().splitlines()]
         return "\n".join([*lines, *([wrapped(self.sums)] if self.sums else [])])
 
     def to_json(self) -> str:
         """Write blocks and additions as strict JSON.
 
         Returns:
-            An object with the keys ``title``, ``residual_sums``, ``blocks`` and ``additions``.
+            An object with the keys ``title``, ``setting``, ``residual_sums``, ``blocks`` and
+            ``additions``.
         """
         content = {
             "title": self.title,
+            "setting": list(self.setting),
             "residual_sums": self.sums,
             "blocks": json.loads(self.frame.to_json(orient="records")),
             "additions": json.loads(self.additions.to_json(orient="records")),
@@ -165,6 +170,7 @@ def inspect(
         ),
         title=f"{name}: {len(chain)} blocks, {len(chain.links)} links",
         sums=chain.residual_sums,
+        setting=tuple(subject.noted) if isinstance(subject, Subject) else (),
     )
 
 

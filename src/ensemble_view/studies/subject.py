@@ -29,8 +29,10 @@ from ensemble_view.datasets import (
 )
 from ensemble_view.datasets.text_sources import DEFAULT_LENGTH
 from ensemble_view.discovery import Granularity, unravel
-from ensemble_view.errors import DataError, DiscoveryError
+from ensemble_view.errors import DataError, DiscoveryError, warn
 from ensemble_view.results import Provenance
+from ensemble_view.results.setting import setting_lines
+from ensemble_view.studies.normalising import normalisation_warning, normalised_for
 from ensemble_view.studies.recorded import made, shorter
 
 __all__ = ["Subject", "examine", "installed_versions", "open_for", "text_for"]
@@ -192,19 +194,19 @@ def open_for(
         split: Which part of data that are named and have parts.
 
     Returns:
-        The data.
+        The data; raw images are normalised as a checkpoint says.
     """
     module = model.model if isinstance(model, Checkpoint | Chain) else model
     asked = tokenizer is not None or length is not None
     if asked or isinstance(data, TextData) or is_text(data):
         return text_for(module, data, tokenizer=tokenizer, length=length, split=split)
     if isinstance(data, str):
-        normalisation = model.normalisation if isinstance(model, Checkpoint) else None
-        mean, std = normalisation or (None, None)
-        return open_data(data, mean=mean, std=std, split=split)
-    if isinstance(data, Data):
-        return data
-    return TargetData(data) if any_targets else as_data(data)
+        opened: Data = open_data(data, split=split)
+    elif isinstance(data, Data):
+        opened = data
+    else:
+        opened = TargetData(data) if any_targets else as_data(data)
+    return normalised_for(model, opened)
 
 
 def _first_two(data: Data, device: Any) -> tuple[Any, Any]:
@@ -241,8 +243,8 @@ def examine(
         model: A module, a chain, or a checkpoint.
         data: A name or path for :func:`~ensemble_view.datasets.open_data`, or anything that
             :func:`~ensemble_view.datasets.as_data` takes; text for
-            :func:`~ensemble_view.datasets.open_text`. By name, images are normalised as the
-            checkpoint says.
+            :func:`~ensemble_view.datasets.open_text`. Raw images are normalised as the checkpoint
+            says, unless they were opened with a normalisation.
         plain: Take a net without shortcuts apart into its conv-norm-activation units.
         granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
         limit: At most so many examples, class-balanced.
@@ -254,6 +256,10 @@ def examine(
 
     Returns:
         The subject of a study.
+
+    Warns:
+        MeasurementWarning: If no normalisation is known for raw images, or they were opened with
+            another than the checkpoint says.
 
     Raises:
         DiscoveryError: If the data come in several lengths, and the model is a chain that was found
@@ -300,4 +306,20 @@ def examine(
         }
     elif module is not None:
         description["weights_hash"] = weights_hash(module)
-    return Subject(opened, description, tuple(zip(chains, portions, strict=True)), samples[0])
+    found = normalisation_warning(model, opened)
+    if found is not None:
+        warn(found)
+    normalisation = getattr(opened, "normalisation", None)
+    return Subject(
+        data=opened,
+        model=description,
+        portions=tuple(zip(chains, portions, strict=True)),
+        sample=samples[0],
+        noted=tuple(
+            setting_lines(
+                description,
+                {"normalisation": normalisation},
+                () if found is None else (found,),
+            )
+        ),
+    )
