@@ -22,6 +22,8 @@ from ensemble_view.results.study import StudyResult
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.statistics.spectrum import (
     dividends,
+    effective_branches,
+    fourier,
     order_energies,
     subset_sizes,
     variance_shares,
@@ -52,6 +54,8 @@ class SubsetValues:
             ``[spectral quantities, keep-probabilities, n + 1]``.
         dividend_energies: squared Möbius dividends of each subset, summed over examples, shape
             ``[spectral quantities, 2^n]``.
+        singles: energy of each block at order 1 on each example, shape
+            ``[spectral quantities, keep-probabilities, n, examples]``.
     """
 
     means: Floats
@@ -60,6 +64,7 @@ class SubsetValues:
     by_size: Floats
     energies: Floats
     dividend_energies: Floats
+    singles: Floats
 
     def __post_init__(self) -> None:
         quantities, subsets = self.means.shape
@@ -72,6 +77,7 @@ class SubsetValues:
             "by_size": (quantities, n + 1, examples),
             "energies": (spectral, keeps, n + 1),
             "dividend_energies": (spectral, subsets),
+            "singles": (spectral, keeps, n, examples),
         }
         for name, shape in expected.items():
             if self.arrays[name].shape != shape:
@@ -218,6 +224,36 @@ class PowerSetResult(StudyResult):
         ]
         return pd.DataFrame(rows)
 
+    @cached_property
+    def effective_frame(self) -> pd.DataFrame:
+        """One row per quantity and keep-probability: how many blocks carry the additive part.
+
+        The participation ratio of the blocks' energies at order 1
+        (:func:`~ensemble_view.statistics.spectrum.effective_branches`): with an interval over
+        examples for logits and probabilities, without one for the means.
+        """
+        alone = 1 << np.arange(len(self.blocks))
+        rows = []
+        for name, means in zip(self.quantities, self.values.means, strict=True):
+            for keep in self.keeps:
+                rows.append((name, keep, (fourier(means, keep)[alone] ** 2)[:, None]))
+        for name, singles in zip(self.spectral, self.values.singles, strict=True):
+            rows += [(name, keep, each) for keep, each in zip(self.keeps, singles, strict=True)]
+        found = []
+        for name, keep, energies in rows:
+            value, low, high = effective_branches(energies, self.run.level)
+            found.append(
+                {
+                    "quantity": name,
+                    "keep": keep,
+                    "deleted": len(self.blocks) * (1 - keep),
+                    "effective": value,
+                    "effective_low": low,
+                    "effective_high": high,
+                }
+            )
+        return pd.DataFrame(found)
+
     @property
     def dividends_frame(self) -> pd.DataFrame:
         """One row per quantity and path length: the energy of the dividends, their law.
@@ -318,6 +354,7 @@ class PowerSetResult(StudyResult):
             "sizes": self.sizes_frame,
             "spectrum": self.spectrum_frame,
             "dividends": self.dividends_frame,
+            "effective": self.effective_frame,
         }
 
     @property
@@ -337,6 +374,7 @@ class PowerSetResult(StudyResult):
             "sizes": self.sizes_frame.to_dict("records"),
             "spectrum": self.spectrum_frame.to_dict("records"),
             "dividends": self.dividends_frame.to_dict("records"),
+            "effective": self.effective_frame.to_dict("records"),
         }
 
     @classmethod
