@@ -19,6 +19,7 @@ from ensemble_view.results.power_set_text import summary, text_table
 from ensemble_view.results.records import Lesion
 from ensemble_view.results.run import Run
 from ensemble_view.results.study import StudyResult
+from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.statistics.spectrum import (
     dividends,
@@ -101,7 +102,9 @@ class SubsetValues:
 class PowerSetResult(StudyResult):
     """The measurements of all 2^n subnetworks of n blocks; blocks that were not chosen stay.
 
-    Intervals are t intervals over examples (per token for text by the ratio estimator of
+    Intervals of an error, and of what blocks change of it, stay within 0 to 1 and -1 to 1
+    (:func:`~ensemble_view.statistics.bounded.bounded_mean`); others are t intervals over examples
+    (per token for text by the ratio estimator of
     :func:`~ensemble_view.statistics.ratios.ratio_mean`), each by itself.
 
     Attributes:
@@ -170,8 +173,8 @@ class PowerSetResult(StudyResult):
                 "block": block.label,
                 "name": block.names[0],
                 "changes_shape": block.changes_shape,
-                **self._interval("shapley", self.values.shapley[q, i]),
-                **self._interval("banzhaf", self.values.banzhaf[q, i]),
+                **self._interval(quantity, "shapley", self.values.shapley[q, i]),
+                **self._interval(quantity, "banzhaf", self.values.banzhaf[q, i]),
             }
             for q, quantity in enumerate(self.quantities)
             for i, block in enumerate(self.blocks)
@@ -195,7 +198,7 @@ class PowerSetResult(StudyResult):
                         "quantity": quantity,
                         "size": size,
                         "subsets": each.size,
-                        **self._interval("mean", self.values.by_size[q, size]),
+                        **self._interval(quantity, "mean", self.values.by_size[q, size]),
                         "lowest": each.min(),
                         "highest": each.max(),
                     }
@@ -314,10 +317,14 @@ class PowerSetResult(StudyResult):
         for name, each in zip(self.spectral, self.values.energies, strict=True):
             yield name, list(each)
 
-    def _interval(self, name: str, totals: Floats) -> dict[str, float]:
+    def _interval(self, quantity: str, name: str, totals: Floats) -> dict[str, float]:
         outcomes = self.run.outcomes
         tokens = outcomes.tokens if isinstance(outcomes, LanguageOutcomes) else None
-        found = ratio_mean(totals, tokens, self.run.level)
+        if quantity == "error":
+            ends = (0.0, 1.0) if name == "mean" else (-1.0, 1.0)
+            found = bounded_mean(totals, tokens, self.run.level, ends=ends)
+        else:
+            found = ratio_mean(totals, tokens, self.run.level)
         return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
     @property
