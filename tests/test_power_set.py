@@ -352,9 +352,28 @@ def test_what_was_done_before_an_interruption_is_kept_whole(result):
         assert found.values.arrays[name] == pytest.approx(array, abs=1e-12), name
 
 
+def test_one_strong_block_among_dead_ones_is_additive_and_not_called_an_ensemble():
+    strong = torch.tensor([3.0, -1.0, 0.5, 0.0], dtype=torch.float64)
+
+    def branch(i: int):
+        return lambda x, context: (strong if i == 2 else 0 * strong).expand(len(x), 4)
+
+    blocks = [Block(i, f"F{i}", branch=branch(i)) for i in range(10)]
+    chain = Chain.from_parts(lambda x: x, blocks, lambda x: x)
+    given = torch.rand(8, 4, dtype=torch.float64), torch.arange(8) % 4
+    found = power_set(chain, given)
+    assert found.share("logits", 0.5, 1) == pytest.approx(1)
+    frame = found.effective_frame
+    assert frame["effective"].to_numpy()[frame["quantity"] == "logits"] == pytest.approx(1)
+    said = found.summary
+    assert "logits is that of 1 [1, 1] of 10 blocks (participation ratio of their" in said
+    assert "Additivity is neither necessary nor sufficient for an ensemble" in said
+    assert "would be an ensemble" not in said
+
+
 def test_it_comes_back_from_its_files_and_fits_a_terminal(result, tmp_path):
     result.save(tmp_path)
-    names = {"subsets", "values", "sizes", "spectrum", "dividends"}
+    names = {"subsets", "values", "sizes", "spectrum", "dividends", "effective"}
     assert {path.stem for path in tmp_path.glob("*.csv")} == names
     again = PowerSetResult.load(tmp_path)
     assert again.to_json() == result.to_json()
@@ -366,7 +385,7 @@ def test_it_comes_back_from_its_files_and_fits_a_terminal(result, tmp_path):
     shapley = result.values_frame["shapley"][:3]
     assert f"that difference of {100 * shapley.sum():+.1f} points" in said
     assert f"to {result.share('logits', result.gentle, 1):.0%} and" in said
-    assert "sufficient for ensemble behaviour and not necessary" in said
+    assert "Additivity is neither necessary nor sufficient" in said
 
 
 def test_the_figure_shows_every_subnetwork_the_spectrum_and_the_values(result):

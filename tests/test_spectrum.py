@@ -17,6 +17,7 @@ from ensemble_view.statistics.spectrum import (
     banzhaf_interactions,
     banzhaf_values,
     dividends,
+    effective_branches,
     fourier,
     from_dividends,
     independent_order_law,
@@ -261,3 +262,18 @@ def test_a_majority_vote_of_independent_members_is_not_additive():
 def test_what_has_no_spectrum_is_refused_in_words(call, message):
     with pytest.raises(MeasurementError, match=message):
         call()
+
+
+def test_effective_branches_are_all_where_equal_and_cover_the_populations_number():
+    assert effective_branches(np.ones((5, 7)))[0] == pytest.approx(5)
+    assert math.isnan(effective_branches(np.zeros((5, 7)))[0])
+    assert effective_branches([[1.0], [1.0]])[0] == pytest.approx(2)
+    rng = np.random.default_rng(0)
+    common = rng.lognormal(0, 1, 9)
+    truth = common.sum() ** 2 / np.sum(common**2)
+    held = []
+    for _ in range(400):
+        found = effective_branches(common[:, None] * rng.lognormal(0, 0.7, (9, 60)))
+        assert 1 <= found[1] <= found[0] <= found[2] <= 9
+        held.append(found[1] <= truth <= found[2])
+    assert 0.9 <= np.mean(held) <= 0.98

@@ -13,6 +13,8 @@ from ensemble_view import Block, Chain, Delete, SurrogatesResult, edited, surrog
 from ensemble_view.errors import InterventionError, MeasurementError
 from ensemble_view.figures import surrogates_figure
 from ensemble_view.models import build
+from ensemble_view.statistics.order_shares import order_shares
+from ensemble_view.statistics.spectrum import order_energies, variance_shares
 from ensemble_view.statistics.surrogates import fit_surrogate, held_out_r2
 from ensemble_view.studies.surrogates import prepare_surrogates
 from layers import wake
@@ -45,7 +47,7 @@ def inputs_of(count: int = 8) -> tuple[Tensor, Tensor]:
     return given, torch.arange(count) % 4
 
 
-def test_additive_branches_are_predicted_by_a_sum_over_blocks():
+def test_additive_branches_add_up_and_are_predicted_by_a_sum_over_blocks():
     """They read nothing, so that no branch sees another's; above 16 blocks, too."""
     generator = np.random.default_rng(0)
     added = torch.from_numpy(generator.normal(size=(20, 4)))
@@ -56,26 +58,51 @@ def test_additive_branches_are_predicted_by_a_sum_over_blocks():
     found = surrogates(chain_of(branch), inputs_of(), subsets=300, fresh=20)
     frame = found.frame
     assert list(frame["deleted"].unique().round(9)) == [1, 2, 5, 10]
-    logits = frame[(frame["quantity"] == "logits") & (frame["order"] == 1)]
-    assert logits["r2"].to_numpy() == pytest.approx(np.ones(4), abs=1e-9)
-    assert "100% [100%, 100%] with 5 deleted" in found.summary
+    logits = frame[frame["quantity"] == "logits"]
+    for share in ("first", "up_to_second", "r2"):
+        assert logits[share].to_numpy() == pytest.approx(np.ones(4), abs=1e-6)
+    assert "100% [100%, 100%] and 100% [100%, 100%] with 5 deleted on average" in found.summary
+    centred = (added - added.mean(1, keepdim=True)).numpy()
+    energies = np.sum(centred**2, axis=1)
+    effective = energies.sum() ** 2 / np.sum(energies**2)
+    assert logits["effective"].to_numpy() == pytest.approx(np.full(4, effective), abs=0.01)
 
 
-def test_a_chain_of_factors_needs_more_than_a_sum():
-    """Every branch multiplies what came before, so that the logits are products over blocks."""
+def test_one_strong_block_among_dead_ones_is_additive_but_not_called_an_ensemble():
+    strong = torch.tensor([3.0, -1.0, 0.5, 0.0], dtype=torch.float64)
+    chain = chain_of(
+        lambda i: lambda x, context: (strong if i == 4 else 0 * strong).expand(len(x), 4)
+    )
+    found = surrogates(chain, inputs_of(), subsets=110, fresh=20)
+    logits = found.frame[found.frame["quantity"] == "logits"]
+    assert logits["first"].to_numpy() == pytest.approx(np.ones(4))
+    assert logits["effective"].to_numpy() == pytest.approx(np.ones(4), abs=1e-6)
+    assert "that of 1 [1, 1] of 20 blocks (participation ratio) with 2 deleted" in found.summary
+    assert "Additivity is neither necessary nor sufficient for an ensemble" in found.summary
+
+
+def test_a_chain_of_factors_has_the_shares_of_a_product():
+    """Every branch multiplies what came before: x (1 + a)^kept, whose energies are known."""
     factors = torch.linspace(-0.9, 0.9, 4, dtype=torch.float64)
     chain = chain_of(lambda i: lambda x, context: x * factors, blocks=6)
-    frame = surrogates(chain, inputs_of(), subsets=150, fresh=50).frame
-    logits = frame[frame["quantity"] == "logits"]
-    table = logits.pivot(index="deleted", columns="order", values="r2")
-    # With five of six blocks deleted the subsets are too few for all pairs.
-    table = table.iloc[:2]
-    assert (table[1] < 0.99).all()
-    assert (table[2] > table[1]).all()
-    assert (table[2] < 1 - 1e-6).all()
+    inputs = inputs_of(60)
+    found = surrogates(chain, inputs, subsets=150, fresh=50)
+    masks = (np.arange(64)[:, None] >> np.arange(6) & 1).sum(1)
+    x, a = inputs[0].numpy(), factors.numpy()
+    logits = x * (1 + a) ** masks[:, None, None]
+    logits = logits - logits.mean(-1, keepdims=True)
+    for row in found.shares:
+        if row.quantity == "logits" and row.deleted < 3:
+            exact = np.cumsum(variance_shares(order_energies(logits, row.keep)))
+            # Twice the half-width holds the truth of nearly every seed.
+            assert abs(row.first - exact[0]) <= row.first_high - row.first_low
+            width = row.up_to_second_high - row.up_to_second_low
+            assert abs(row.up_to_second - exact[1]) <= width
+            assert row.first == pytest.approx(exact[0], abs=0.15)
+            assert row.r2 < 0.99
 
 
-def test_fits_are_those_of_the_hooks_logits_on_the_subsets_that_were_drawn(result):
+def test_shares_are_those_of_the_hooks_logits_on_the_subsets_that_were_drawn(result):
     model, (inputs, labels) = small(), examples()
     chain = unravel(model, inputs[:2])
     logits = []
@@ -87,19 +114,23 @@ def test_fits_are_those_of_the_hooks_logits_on_the_subsets_that_were_drawn(resul
     error = (logits.argmax(-1) != labels.numpy()).mean(1)
     assert len(result.kept) == 2 * 27
     for number in range(2):
-        rows = slice(27 * number, 27 * number + 15), slice(27 * number + 15, 27 * (number + 1))
+        start = 27 * number
+        kept = result.kept[start : start + 27]
         for name, f in (("logits", centred), ("error", error)):
-            for order in (1, 2):
-                surrogate = fit_surrogate(result.kept[rows[0]], f[rows[0]], order)
-                expected = held_out_r2(surrogate, result.kept[rows[1]], f[rows[1]])
-                (fit,) = [
-                    each
-                    for each in result.fits
-                    if (each.quantity, each.order) == (name, order)
-                    and each.deleted == pytest.approx(number + 1)
-                ]
-                assert fit.r2 == pytest.approx(expected.value, abs=1e-6, nan_ok=True)
-                assert fit.low == pytest.approx(expected.low, abs=1e-5, nan_ok=True)
+            values = f[start : start + 27]
+            (row,) = [
+                each
+                for each in result.shares
+                if each.quantity == name and each.deleted == pytest.approx(number + 1)
+            ]
+            expected = order_shares(kept, values, row.keep)
+            assert row.first == pytest.approx(expected.first.value, abs=1e-4, nan_ok=True)
+            assert row.up_to_second_low == pytest.approx(
+                expected.up_to_second.low, abs=1e-4, nan_ok=True
+            )
+            r2 = held_out_r2(fit_surrogate(kept[:15], values[:15]), kept[15:], values[15:])
+            assert row.r2 == pytest.approx(r2.value, abs=1e-6, nan_ok=True)
+            assert row.r2_low == pytest.approx(r2.low, abs=1e-5, nan_ok=True)
 
 
 def test_subsets_are_drawn_with_their_probability_by_the_seed():
@@ -124,19 +155,32 @@ def test_it_comes_back_from_its_files_and_fits_a_terminal(result, tmp_path):
     assert again.to_json() == result.to_json()
     assert np.array_equal(again.kept, result.kept)
     assert max(map(len, repr(result).splitlines())) <= 80
-    assert "sufficient for ensemble behaviour, not necessary" in result.summary
+    assert "neither necessary nor sufficient" in result.summary
 
 
-def test_the_figure_shows_every_fit(result):
+def test_the_figure_shows_every_share(result):
     figure = surrogates_figure(result)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     for quantity in ("error", "loss", "logits", "probabilities"):
-        for order in (1, 2):
-            r2 = [f.r2 for f in result.fits if (f.quantity, f.order) == (quantity, order)]
-            drawn = lines[f"{quantity}, order {order}"]
-            assert drawn.get_ydata() == pytest.approx(r2, nan_ok=True)
-            hollow = drawn.get_markerfacecolor() == "white"
-            assert hollow == (order == 2)
+        rows = [row for row in result.shares if row.quantity == quantity]
+        for label, name in (("order 1", "first"), ("orders 1 and 2", "up_to_second")):
+            drawn = lines[f"{quantity}, {label}"]
+            shares = [getattr(row, name) for row in rows]
+            assert drawn.get_ydata() == pytest.approx(shares, nan_ok=True)
+            assert (drawn.get_markerfacecolor() == "white") == (name == "up_to_second")
+
+
+def test_too_few_subsets_for_the_precision_are_refused_with_how_many_it_takes():
+    with pytest.raises(MeasurementError) as caught:
+        surrogates(chain_of(lambda i: lambda x, context: x), inputs_of(), subsets=90, precision=0.1)
+    assert str(caught.value) == (
+        "90 subsets to fit to and 100 fresh ones were asked for; expected at least 10 of each and "
+        "383 together, since the share of the variance up to order 2 of 20 blocks is to be known "
+        "to ±0.1 (precision) where little is additive."
+    )
+    chain = chain_of(lambda i: lambda x, context: x, blocks=60)
+    study = prepare_surrogates(chain, inputs_of(), batch_size=8)
+    assert study.kept.shape == (4, 389, 60)
 
 
 def test_too_few_subsets_or_blocks_and_too_many_numbers_are_refused(monkeypatch):

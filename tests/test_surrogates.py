@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 
 import numpy as np
@@ -61,21 +60,6 @@ def test_what_only_adds_is_predicted_wholly_at_order_one(keep):
     assert found == HeldOutR2(1.0, 1.0, 1.0, 40, "trials and examples")
 
 
-def test_pairs_are_predicted_wholly_at_order_two_and_not_at_order_one():
-    rng = np.random.default_rng(2)
-    pairs = list(itertools.combinations(range(8), 2))
-    weights = rng.normal(size=len(pairs))
-
-    def f(kept):
-        return np.array(
-            [[w * (row[i] & row[j]) for w, (i, j) in zip(weights, pairs)] for row in kept]
-        ).sum(axis=1)
-
-    train, fresh = draw(rng, 200, 8, 0.5), draw(rng, 100, 8, 0.5)
-    assert held_out_r2(fit_surrogate(train, f(train), 2), fresh, f(fresh)).low > 1 - 1e-9
-    assert held_out_r2(fit_surrogate(train, f(train), 1), fresh, f(fresh)).high < 0.999
-
-
 def test_subsets_of_one_size_are_collinear_and_still_predicted():
     rng = np.random.default_rng(3)
     kept = np.array([np.isin(np.arange(10), rng.choice(10, 7, replace=False)) for _ in range(60)])
@@ -87,12 +71,12 @@ def test_subsets_of_one_size_are_collinear_and_still_predicted():
 
 def test_too_few_subsets_are_fitted_with_a_penalty_and_beat_no_fit():
     rng = np.random.default_rng(4)
-    train, fresh = draw(rng, 60, 12, 0.7), draw(rng, 400, 12, 0.7)
-    weights, noise = rng.normal(size=12), rng.normal(scale=0.3, size=460)
-    surrogate = fit_surrogate(train, train @ weights + noise[:60], 2)
-    assert surrogate.rank < 12 + 66  # More features than subsets can tell apart.
+    train, fresh = draw(rng, 20, 30, 0.7), draw(rng, 400, 30, 0.7)
+    weights, noise = rng.normal(size=30), rng.normal(scale=0.3, size=420)
+    surrogate = fit_surrogate(train, train @ weights + noise[:20])
+    assert surrogate.rank < 30  # More branches than subsets can tell apart.
     assert surrogate.penalty > 0
-    assert held_out_r2(surrogate, fresh, fresh @ weights + noise[60:]).value > 0.5
+    assert held_out_r2(surrogate, fresh, fresh @ weights + noise[20:]).value > 0.3
 
 
 def test_the_penalty_is_the_best_by_leaving_out_up_to_its_approximation():
@@ -100,7 +84,7 @@ def test_the_penalty_is_the_best_by_leaving_out_up_to_its_approximation():
     rng = np.random.default_rng(5)
     kept = draw(rng, 50, 15, 0.5)
     f = kept @ rng.normal(size=(15, 4)) + rng.normal(scale=2.0, size=(50, 4))
-    surrogate = fit_surrogate(kept, f, 1)
+    surrogate = fit_surrogate(kept, f)
     phi = (kept - surrogate.centre) / np.sqrt(surrogate.centre * (1 - surrogate.centre))
 
     def left_out(penalty: float) -> float:
@@ -157,11 +141,7 @@ FITTED = fit_surrogate(KEPT, np.arange(4.0))
         ),
         (lambda: fit_surrogate(KEPT, [1.0]), r"^The values have shape \(1,\) for 4 subsets, and 0"),
         (lambda: fit_surrogate(KEPT, [math.nan] * 4), r"for 4 subsets, and 4 are not finite; expe"),
-        (
-            lambda: fit_surrogate(KEPT, np.ones(4), 3),
-            r"^A surrogate of order 3 on 4 subsets was as",
-        ),
-        (lambda: fit_surrogate(KEPT[:1], [1.0]), r"^A surrogate of order 1 on 1 subsets was asked"),
+        (lambda: fit_surrogate(KEPT[:1], [1.0]), r"^A surrogate of 1 subsets was asked for; expec"),
         (lambda: FITTED.predict(all_subsets(3)), r"^The subsets are of 3 branches; expected 2, th"),
         (
             lambda: held_out_r2(FITTED, KEPT, np.ones((4, 2))),

@@ -30,9 +30,9 @@ def power_set_figure(result: PowerSetResult) -> Figure:
     On the left every subnetwork's mean of the first quantity, a point each, beside those of the
     same size, with the mean over all of that size and its interval; chance is dotted. In the middle
     the share of the variance over subnetworks by order, each block kept with probability one half
-    (hollow), and with few deleted (filled): all at order 1 would be an additive ensemble. On the
-    right each block's Shapley value with its interval, in another colour where the block changes
-    the shape.
+    (hollow), and with few deleted (filled): what lies at order 1 is additive over the blocks. On
+    the right each block's Shapley value with its interval, in another colour where the block
+    changes the shape.
 
     Args:
         result: of all subnetworks.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from ensemble_view.figures.style import COLUMN_WIDTH, GREY, legend, paper_style
 
@@ -21,12 +22,13 @@ _ASIDE = 0.07
 
 
 def surrogates_figure(result: SurrogatesResult) -> Figure:
-    """Draw the held-out R² of each quantity against the number of blocks deleted on average.
+    """Draw the share of the variance by order against the number of blocks deleted on average.
 
-    Filled markers are sums over blocks (order 1), hollow ones have pairs as well (order 2).
+    Filled markers are the share at order 1 (additive over blocks), hollow ones that at orders 1 and
+    2 (pairs as well), each with its confidence interval.
 
     Args:
-        result: of surrogates.
+        result: of random subsets.
 
     Returns:
         A figure of column width.
@@ -41,24 +43,25 @@ def surrogates_figure(result: SurrogatesResult) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         handles = []
         for index, (name, colour) in enumerate(zip(names, colours, strict=True)):
-            for order in (1, 2):
-                rows = frame[(frame["quantity"] == name) & (frame["order"] == order)]
+            rows = frame[frame["quantity"] == name]
+            for order, share in ((1, "first"), (2, "up_to_second")):
                 aside = _ASIDE * (2 * index + order - len(names) - 0.5)
                 places = np.array([numbers.index(each) for each in rows["deleted"]]) + aside
-                axes.vlines(places, rows["low"], rows["high"], color=colour, linewidth=0.7)
+                axes.vlines(
+                    places, rows[f"{share}_low"], rows[f"{share}_high"], color=colour, linewidth=0.7
+                )
                 (line,) = axes.plot(
-                    places, rows["r2"], marker=_MARKERS[index % len(_MARKERS)], color=colour,
+                    places, rows[share], marker=_MARKERS[index % len(_MARKERS)], color=colour,
                     markersize=3, linewidth=0.7, linestyle="-" if order == 1 else ":",
                     markeredgewidth=0.8, markerfacecolor=colour if order == 1 else "white",
-                    label=f"{name}, order {order}",
+                    label=f"{name}, order 1" if order == 1 else f"{name}, orders 1 and 2",
                 )  # fmt: skip
                 handles.append(line)
         axes.axhline(1, color=GREY, linewidth=0.8, dashes=(1, 1.5), zorder=0)
-        shown = frame[["r2", "low"]].to_numpy(float)
-        lowest = np.nanmin(shown, initial=0.0, where=np.isfinite(shown))
-        axes.set_ylim(max(-1.0, float(lowest) - 0.02), 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
         axes.set_xticks(range(len(numbers)), [f"{each:.3g}" for each in numbers])
         axes.set_xlabel("Blocks deleted on average")
-        axes.set_ylabel("Held-out R²")
+        axes.set_ylabel("Share of the variance (%)")
         legend(figure, handles)
     return figure

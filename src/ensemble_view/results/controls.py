@@ -19,6 +19,7 @@ from ensemble_view.results.run import Run
 from ensemble_view.results.study import StudyResult
 from ensemble_view.results.text import shortened
 from ensemble_view.statistics import holm, mcnemar_test, paired_counts, tango_interval
+from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.paired_ratio import paired_ratio
 from ensemble_view.statistics.ratios import ratio_mean
 
@@ -192,7 +193,11 @@ class ControlResult(StudyResult):
         run, frame = self.deleted, self.frame
         real = np.array([bool(block.blocks) for block in self.blocks])
         means = [
-            ratio_mean(each.scores.worsening[real].mean(axis=0), level=run.level)
+            bounded_mean(
+                each.scores.worsening[real].mean(axis=0), level=run.level, ends=(-1.0, 1.0)
+            )
+            if isinstance(each.outcomes, Outcomes)
+            else ratio_mean(each.scores.worsening[real].mean(axis=0), level=run.level)
             for each in (self.deleted, self.controlled)
         ]
         told = [f"{self._number(m.value)} [{self._number(m.low)}, {self._number(m.high)}]"

@@ -13,6 +13,7 @@ from ensemble_view.results import text
 from ensemble_view.results.base import LesionStudyResult
 from ensemble_view.results.records import ExampleArrays
 from ensemble_view.results.sizes import size_of
+from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.paired_ratio import PairedRatio, paired_ratio
 from ensemble_view.statistics.ratios import RatioMean, ratio_mean
 
@@ -102,9 +103,10 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
     """A lesion study of a net that predicts the next token.
 
     In ``frame``, ``accuracy``, ``loss``, ``agreement`` and ``divergence`` are means per token, in
-    proportions and nats. Intervals are paired t intervals over sequences
-    (:func:`ensemble_view.statistics.ratios.ratio_mean`): of the drop in accuracy, of the change of
-    the loss, and of the ratio of perplexities, which is the exponential of the latter; of the
+    proportions and nats. Intervals of accuracy and of its drop are score intervals over sequences,
+    within 0 to 1 and -1 to 1 (:func:`ensemble_view.statistics.bounded.bounded_mean`); others are
+    paired t intervals (:func:`ensemble_view.statistics.ratios.ratio_mean`): of the change of the
+    loss, and of the ratio of perplexities, which is the exponential of the latter; of the
     normalised drop and of ``error_ratio`` they are Fieller's
     (:func:`ensemble_view.statistics.paired_ratio.paired_ratio`). Simultaneous ones are the same at
     Bonferroni's level. ``size`` is the lesion's class by the next-token accuracy above chance
@@ -151,17 +153,23 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
     def _per_token(self, sums: npt.NDArray[np.float64], level: float | None = None) -> RatioMean:
         return ratio_mean(sums, self.outcomes.tokens, self.level if level is None else level)
 
+    def _proportion(
+        self, sums: npt.NDArray[np.float64], level: float | None = None, lowest: float = 0.0
+    ) -> RatioMean:
+        level = self.level if level is None else level
+        return bounded_mean(sums, self.outcomes.tokens, level, ends=(lowest, 1.0))
+
     @cached_property
     def baseline(self) -> LanguageBaseline:
         """The full net's accuracy, loss and perplexity, and chance, on the same sequences."""
         outcomes = self.outcomes
-        accuracy = self._per_token(outcomes.baseline_correct)
+        accuracy = self._proportion(outcomes.baseline_correct)
         loss = self._per_token(outcomes.baseline_loss)
         tokens = int(outcomes.tokens.sum())
         return LanguageBaseline(
             accuracy=accuracy.value,
-            accuracy_low=max(accuracy.low, 0.0),
-            accuracy_high=min(accuracy.high, 1.0),
+            accuracy_low=accuracy.low,
+            accuracy_high=accuracy.high,
             chance=int(outcomes.commonest.sum()) / tokens,
             loss=loss.value,
             loss_low=loss.low,
@@ -178,7 +186,7 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
         above = full - baseline.chance * outcomes.tokens
         row: dict[str, Any] = {}
         for name, estimate in (
-            ("drop", lambda level: self._per_token(full - right, level)),
+            ("drop", lambda level: self._proportion(full - right, level, -1.0)),
             ("normalised_drop", lambda level: self._ratio(full - right, above, level)),
             (
                 "error_ratio",

@@ -19,6 +19,7 @@ from ensemble_view.results.run import Run
 from ensemble_view.results.study import StudyResult
 from ensemble_view.results.text import shortened
 from ensemble_view.statistics import paired_counts, tango_interval
+from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.interactions import PairInteractions, pair_interactions
 from ensemble_view.statistics.ratios import RatioMean, ratio_mean
 
@@ -155,7 +156,12 @@ class PairsResult(StudyResult):
                 np.add.at(single, first[chosen], 1.0)
                 np.add.at(single, second[chosen], 1.0)
                 total = worse[n:][chosen].sum(axis=0) - single @ worse[:n]
-                found[name] = ratio_mean(total / np.count_nonzero(chosen), level=self.run.level)
+                mean = total / np.count_nonzero(chosen)
+                if isinstance(self.run.outcomes, Outcomes):
+                    # Of four outcomes that are right or wrong each.
+                    found[name] = bounded_mean(mean, level=self.run.level, ends=(-2.0, 2.0))
+                else:
+                    found[name] = ratio_mean(mean, level=self.run.level)
         return found
 
     def _beyond_doubt(self) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -19,9 +19,12 @@ from ensemble_view.results.power_set_text import summary, text_table
 from ensemble_view.results.records import Lesion
 from ensemble_view.results.run import Run
 from ensemble_view.results.study import StudyResult
+from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.statistics.spectrum import (
     dividends,
+    effective_branches,
+    fourier,
     order_energies,
     subset_sizes,
     variance_shares,
@@ -52,6 +55,8 @@ class SubsetValues:
             ``[spectral quantities, keep-probabilities, n + 1]``.
         dividend_energies: squared Möbius dividends of each subset, summed over examples, shape
             ``[spectral quantities, 2^n]``.
+        singles: energy of each block at order 1 on each example, shape
+            ``[spectral quantities, keep-probabilities, n, examples]``.
     """
 
     means: Floats
@@ -60,6 +65,7 @@ class SubsetValues:
     by_size: Floats
     energies: Floats
     dividend_energies: Floats
+    singles: Floats
 
     def __post_init__(self) -> None:
         quantities, subsets = self.means.shape
@@ -72,6 +78,7 @@ class SubsetValues:
             "by_size": (quantities, n + 1, examples),
             "energies": (spectral, keeps, n + 1),
             "dividend_energies": (spectral, subsets),
+            "singles": (spectral, keeps, n, examples),
         }
         for name, shape in expected.items():
             if self.arrays[name].shape != shape:
@@ -95,7 +102,9 @@ class SubsetValues:
 class PowerSetResult(StudyResult):
     """The measurements of all 2^n subnetworks of n blocks; blocks that were not chosen stay.
 
-    Intervals are t intervals over examples (per token for text by the ratio estimator of
+    Intervals of an error, and of what blocks change of it, stay within 0 to 1 and -1 to 1
+    (:func:`~ensemble_view.statistics.bounded.bounded_mean`); others are t intervals over examples
+    (per token for text by the ratio estimator of
     :func:`~ensemble_view.statistics.ratios.ratio_mean`), each by itself.
 
     Attributes:
@@ -164,8 +173,8 @@ class PowerSetResult(StudyResult):
                 "block": block.label,
                 "name": block.names[0],
                 "changes_shape": block.changes_shape,
-                **self._interval("shapley", self.values.shapley[q, i]),
-                **self._interval("banzhaf", self.values.banzhaf[q, i]),
+                **self._interval(quantity, "shapley", self.values.shapley[q, i]),
+                **self._interval(quantity, "banzhaf", self.values.banzhaf[q, i]),
             }
             for q, quantity in enumerate(self.quantities)
             for i, block in enumerate(self.blocks)
@@ -189,7 +198,7 @@ class PowerSetResult(StudyResult):
                         "quantity": quantity,
                         "size": size,
                         "subsets": each.size,
-                        **self._interval("mean", self.values.by_size[q, size]),
+                        **self._interval(quantity, "mean", self.values.by_size[q, size]),
                         "lowest": each.min(),
                         "highest": each.max(),
                     }
@@ -217,6 +226,36 @@ class PowerSetResult(StudyResult):
             for order, share in enumerate(variance_shares(energies), start=1)
         ]
         return pd.DataFrame(rows)
+
+    @cached_property
+    def effective_frame(self) -> pd.DataFrame:
+        """One row per quantity and keep-probability: how many blocks carry the additive part.
+
+        The participation ratio of the blocks' energies at order 1
+        (:func:`~ensemble_view.statistics.spectrum.effective_branches`): with an interval over
+        examples for logits and probabilities, without one for the means.
+        """
+        alone = 1 << np.arange(len(self.blocks))
+        rows = []
+        for name, means in zip(self.quantities, self.values.means, strict=True):
+            for keep in self.keeps:
+                rows.append((name, keep, (fourier(means, keep)[alone] ** 2)[:, None]))
+        for name, singles in zip(self.spectral, self.values.singles, strict=True):
+            rows += [(name, keep, each) for keep, each in zip(self.keeps, singles, strict=True)]
+        found = []
+        for name, keep, energies in rows:
+            value, low, high = effective_branches(energies, self.run.level)
+            found.append(
+                {
+                    "quantity": name,
+                    "keep": keep,
+                    "deleted": len(self.blocks) * (1 - keep),
+                    "effective": value,
+                    "effective_low": low,
+                    "effective_high": high,
+                }
+            )
+        return pd.DataFrame(found)
 
     @property
     def dividends_frame(self) -> pd.DataFrame:
@@ -278,10 +317,14 @@ class PowerSetResult(StudyResult):
         for name, each in zip(self.spectral, self.values.energies, strict=True):
             yield name, list(each)
 
-    def _interval(self, name: str, totals: Floats) -> dict[str, float]:
+    def _interval(self, quantity: str, name: str, totals: Floats) -> dict[str, float]:
         outcomes = self.run.outcomes
         tokens = outcomes.tokens if isinstance(outcomes, LanguageOutcomes) else None
-        found = ratio_mean(totals, tokens, self.run.level)
+        if quantity == "error":
+            ends = (0.0, 1.0) if name == "mean" else (-1.0, 1.0)
+            found = bounded_mean(totals, tokens, self.run.level, ends=ends)
+        else:
+            found = ratio_mean(totals, tokens, self.run.level)
         return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
     @property
@@ -318,6 +361,7 @@ class PowerSetResult(StudyResult):
             "sizes": self.sizes_frame,
             "spectrum": self.spectrum_frame,
             "dividends": self.dividends_frame,
+            "effective": self.effective_frame,
         }
 
     @property
@@ -337,6 +381,7 @@ class PowerSetResult(StudyResult):
             "sizes": self.sizes_frame.to_dict("records"),
             "spectrum": self.spectrum_frame.to_dict("records"),
             "dividends": self.dividends_frame.to_dict("records"),
+            "effective": self.effective_frame.to_dict("records"),
         }
 
     @classmethod

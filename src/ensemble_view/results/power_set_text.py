@@ -92,7 +92,7 @@ def summary(result: PowerSetResult) -> str:
     if without:
         sentences.append(f"On average over the choice of blocks it is {_listed(without)}.")
     sentences += [_shapley(result), *_spectrum(result)]
-    sentences.append("All of this is said of this net on these examples only.")
+    sentences.append("The result holds for this net on these examples.")
     return " ".join(sentences)
 
 
@@ -150,13 +150,32 @@ def _spectrum(result: PowerSetResult) -> list[str]:
             f"(order 1) and pairwise (order 2) to {shares(0.5)}."
         )
     sentences.append(
-        "As ever fewer are deleted, order 1 takes over in any net. Were all of it additive, the "
-        "blocks would be an ensemble of members that add up; that is sufficient for ensemble "
-        "behaviour and not necessary: a majority vote of independent members is not additive, and "
-        "paths of k blocks spread over the orders up to k. That the net's output is a sum over "
-        f"2^{n} paths holds of any net."
+        f"{_effective(result)}As ever fewer are deleted, order 1 takes over in any net. Additivity "
+        "is neither necessary nor sufficient for an ensemble: a majority vote of independent "
+        "members is not additive, and a net of one strong block among dead ones is. That the net's "
+        f"output is a sum over 2^{n} paths holds for any net."
     )
     return sentences
+
+
+def _effective(result: PowerSetResult) -> str:
+    """How many blocks the additive part is that of."""
+    frame = result.effective_frame
+    name = (*result.spectral[:1], *result.quantities)[0]
+    rows = frame[(frame["quantity"] == name) & (frame["keep"] == result.gentle)]
+    row = rows.iloc[0]
+    if math.isnan(row["effective"]):
+        return ""
+    limits = (
+        ""
+        if math.isnan(row["effective_low"])
+        else f" [{row['effective_low']:.3g}, {row['effective_high']:.3g}]"
+    )
+    return (
+        f"The additive part of the {'class-centred logits' if name == 'logits' else name} is that "
+        f"of {row['effective']:.3g}{limits} of {len(result.blocks)} blocks (participation ratio of "
+        "their energies at order 1). "
+    )
 
 
 def _number(value: float, quantity: str) -> str:

@@ -7,8 +7,9 @@ Everything is exact and takes O(n 2^n) operations per further value, by one butt
 How to read it. Where branches only add, all the variance of f lies at order 1. The sum over paths
 ``f(S) = sum of m(T) over T within S`` holds for every f; it is the law of the dividends m that says
 something. :func:`path_order_law` and :func:`independent_order_law` are what to compare with. A
-majority vote of independent members is not additive either: additivity is sufficient for an
-ensemble, not necessary.
+majority vote of independent members is not additive either, and one strong branch among dead ones
+is: additivity is neither necessary nor sufficient for an ensemble. :func:`effective_branches` tells
+the latter apart.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble_view.errors import MeasurementError
+from ensemble_view.statistics.student import check_level, student_interval
 
 __all__ = [
     "banzhaf_interactions",
     "banzhaf_values",
     "dividends",
+    "effective_branches",
     "fourier",
     "from_dividends",
     "independent_order_law",
@@ -203,6 +206,52 @@ def variance_shares(energies: npt.ArrayLike) -> Floats:
     if variance <= _ROUNDING * float(each[0]):
         return np.full(each.size - 1, np.nan)
     return each[1:] / variance
+
+
+def effective_branches(energies: npt.ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """Say how many branches carry the additive part, with an interval over examples.
+
+    The participation ratio ``(sum v_i)^2 / sum v_i^2`` of the branches' energies at order 1: n
+    where all are equal, 1 where one carries everything. The interval is by t on its logarithm, the
+    variance the jackknife's over examples (Tukey 1958, Annals of Mathematical Statistics 29:614),
+    and ends at 1 and n.
+
+    Args:
+        energies: v of each example, shape ``[n, examples]``, not negative.
+        level: confidence level, a proportion.
+
+    Returns:
+        Estimate and limits; nan where nothing is additive, the limits nan for a single example.
+
+    Raises:
+        MeasurementError: if the energies are not two-dimensional, or one is negative.
+
+    Example:
+        >>> effective_branches([[4.0, 4.0, 4.0], [0.0, 0.0, 0.0]])
+        (1.0, 1.0, 1.0)
+    """
+    v = np.asarray(energies, dtype=np.float64)
+    if v.ndim != 2 or not v.size or not np.all(v >= 0):
+        raise MeasurementError(
+            f"The energies have shape {v.shape} and the least is {v.min(initial=np.inf):g}; "
+            "expected [branches, examples] and none below zero."
+        )
+    check_level(level)
+    total = v.sum(axis=1)
+    if not total.any():
+        return math.nan, math.nan, math.nan
+    ratio = float(total.sum() ** 2 / np.sum(total**2))
+    examples = v.shape[1]
+    if examples == 1:
+        return ratio, math.nan, math.nan
+    left = np.clip(total[:, None] - v, 0.0, None)
+    whole = left.sum(axis=0)
+    if not whole.all():
+        return ratio, 1.0, float(len(v))
+    logs = np.log(whole**2 / np.sum(left**2, axis=0))
+    error = math.sqrt((examples - 1) / examples * float(np.sum((logs - logs.mean()) ** 2)))
+    low, high, _ = student_interval(math.log(ratio), error, examples - 1, level)
+    return ratio, max(1.0, float(np.exp(low))), min(float(len(v)), float(np.exp(high)))
 
 
 def mean_by_size(f: npt.ArrayLike) -> Floats:

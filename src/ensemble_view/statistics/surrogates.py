@@ -1,8 +1,8 @@
-"""Surrogates of f(kept branches) of order 1 or 2, fitted on some random subsets, tried on others.
+"""An additive surrogate of f(kept branches), fitted on some random subsets and tried on others.
 
-Where there are too many branches for all 2^n subsets, the share of the variance that a polynomial
-of low order can predict on fresh subsets stands for the spectrum: at order 1 it is the additive
-share (O'Donnell 2014, Analysis of Boolean Functions, chapter 3, on learning low degrees).
+What it predicts on fresh subsets is at most the additive share of the variance, less what too few
+subsets leave uncertain of its coefficients: the share itself is estimated by
+:mod:`ensemble_view.statistics.order_shares`.
 """
 
 from __future__ import annotations
@@ -29,19 +29,17 @@ _TINY = 1e-300
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A polynomial in the kept branches, fitted to values of any shape.
+    """A sum over the kept branches, fitted to values of any shape.
 
     Attributes:
-        order: 1 for the branches alone, 2 with all products of two.
         centre: share of the training subsets that kept each branch, shape ``[branches]``.
         intercept: mean of the training values, shape ``[...]``.
-        offsets: training means of the features, shape ``[features]``.
-        coefficients: one for each feature, shape ``[features, ...]``.
+        offsets: training means of the features, shape ``[branches]``.
+        coefficients: one for each branch, shape ``[branches, ...]``.
         rank: of the training subsets' features.
         penalty: of the ridge; 0 is least squares.
     """
 
-    order: int
     centre: Floats
     intercept: Floats
     offsets: Floats
@@ -67,7 +65,7 @@ class Surrogate:
                 f"The subsets are of {subsets.shape[1]} branches; expected {self.centre.size}, "
                 "those that the surrogate was fitted on."
             )
-        features = _features(subsets, self.centre, self.order) - self.offsets
+        features = _features(subsets, self.centre) - self.offsets
         predictions: Floats = self.intercept + np.tensordot(features, self.coefficients, axes=1)
         return predictions
 
@@ -93,11 +91,11 @@ class HeldOutR2:
     sampled: str
 
 
-def fit_surrogate(kept: npt.ArrayLike, values: npt.ArrayLike, order: int = 1) -> Surrogate:
-    """Fit a polynomial of order 1 or 2 in the kept branches by ridge regression.
+def fit_surrogate(kept: npt.ArrayLike, values: npt.ArrayLike) -> Surrogate:
+    """Fit a sum over the kept branches by ridge regression.
 
     The features are ``phi_i = (x_i - p_i) / sqrt(p_i (1 - p_i))`` with p_i the share of the
-    subsets that keep branch i, and at order 2 their products. The penalty, one for all values, is
+    subsets that keep branch i. The penalty, one for all values, is
     chosen by generalised cross-validation (Golub, Heath and Wahba 1979, Technometrics 21:215-223)
     from 0 and 1e-10 to 100 times the largest squared singular value. Penalty 0 is least squares,
     of least norm where features are collinear (as where all subsets have one size); it is left
@@ -106,14 +104,13 @@ def fit_surrogate(kept: npt.ArrayLike, values: npt.ArrayLike, order: int = 1) ->
     Args:
         kept: which branches each subset keeps, shape ``[subsets, branches]``, booleans.
         values: f on each subset, shape ``[subsets, ...]``, such as examples and classes.
-        order: 1 or 2.
 
     Returns:
         The surrogate.
 
     Raises:
-        MeasurementError: if the arrays do not fit each other, hold fewer than two subsets or
-            something not finite, or the order is another.
+        MeasurementError: if the arrays do not fit each other, or hold fewer than two subsets or
+            something not finite.
 
     Example:
         >>> kept = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=bool)
@@ -121,13 +118,12 @@ def fit_surrogate(kept: npt.ArrayLike, values: npt.ArrayLike, order: int = 1) ->
         array([3., 1.])
     """
     subsets, f = _subsets(kept), _values(values, kept)
-    if order not in (1, 2) or len(subsets) < 2:
+    if len(subsets) < 2:
         raise MeasurementError(
-            f"A surrogate of order {order} on {len(subsets)} subsets was asked for; expected order "
-            "1 or 2 and at least two subsets."
+            f"A surrogate of {len(subsets)} subsets was asked for; expected at least two."
         )
     centre = subsets.mean(axis=0)
-    features = _features(subsets, centre, order)
+    features = _features(subsets, centre)
     offsets, intercept = features.mean(axis=0), f.mean(axis=0)
     targets = (f - intercept).reshape(len(f), -1)
     left, singular, right = np.linalg.svd(features - offsets, full_matrices=False)
@@ -137,7 +133,7 @@ def fit_surrogate(kept: npt.ArrayLike, values: npt.ArrayLike, order: int = 1) ->
     penalty = _penalty(squares, projected, targets)
     shrunk = (singular[:rank] / (squares + penalty))[:, None] * projected
     coefficients = (right[:rank].T @ shrunk).reshape(features.shape[1], *f.shape[1:])
-    return Surrogate(order, centre, intercept, offsets, coefficients, rank, penalty)
+    return Surrogate(centre, intercept, offsets, coefficients, rank, penalty)
 
 
 def held_out_r2(
@@ -249,14 +245,11 @@ def _penalty(squares: Floats, projected: Floats, targets: Floats) -> float:
     return best
 
 
-def _features(subsets: Floats, centre: Floats, order: int) -> Floats:
+def _features(subsets: Floats, centre: Floats) -> Floats:
     deviation = np.sqrt(centre * (1 - centre))
     # A branch that never changed among the training subsets says nothing.
-    phi = (subsets - centre) / np.where(deviation > 0, deviation, np.inf)
-    if order == 1:
-        return phi
-    first, second = np.triu_indices(centre.size, 1)
-    return np.hstack([phi, phi[:, first] * phi[:, second]])
+    phi: Floats = (subsets - centre) / np.where(deviation > 0, deviation, np.inf)
+    return phi
 
 
 def _subsets(kept: npt.ArrayLike) -> Floats:

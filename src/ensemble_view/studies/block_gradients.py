@@ -23,6 +23,7 @@ from ensemble_view.paths.losses import Loss
 from ensemble_view.paths.trace import refuse_random_blocks, trace
 from ensemble_view.results.blocks import BlockRow, GradientsByBlock
 from ensemble_view.statistics import accuracy_interval
+from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.studies.path_subject import gradient_subject, loss_name, pieces, placed
 from ensemble_view.studies.subject import Subject
@@ -192,7 +193,7 @@ def _mean(name: str, values: _Floats, level: float) -> dict[str, float | None]:
 
 
 def _accuracy(right: _Floats, level: float) -> dict[str, float | None]:
-    """Wilson's interval of independent answers; of the tokens of sequences a ratio of sums."""
+    """Wilson's interval of independent answers; of the tokens of sequences its like for ratios."""
     right = right[right[:, 1] > 0]
     if not len(right):
         return {}
@@ -200,7 +201,7 @@ def _accuracy(right: _Floats, level: float) -> dict[str, float | None]:
         correct = int(right[:, 0].sum())
         limits = accuracy_interval(correct, len(right), level)
         return _interval("head_accuracy", correct / len(right), limits.low, limits.high)
-    found = ratio_mean(right[:, 0], right[:, 1], level)
+    found = bounded_mean(right[:, 0], right[:, 1], level)
     return _interval("head_accuracy", found.value, found.low, found.high)
 
 

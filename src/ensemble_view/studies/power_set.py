@@ -96,7 +96,8 @@ class PowerSetStudy:
         keeps = (0.5, *keep_probabilities(len(self.blocks)))
         reduction = SubsetReduction(quantities, tuple(dict.fromkeys(keeps)))
         measured = self.experiment.measured(progress, reduction)
-        kept = {name: measured.outcomes.pop(name) for name in ("shapley", "banzhaf", "by_size")}
+        names = ("shapley", "banzhaf", "by_size", "singles")
+        kept = {name: measured.outcomes.pop(name) for name in names}
         run = self.experiment.run_of(measured)
         found = run.outcomes
         units = found.tokens.sum() if isinstance(found, LanguageOutcomes) else run.examples

@@ -15,6 +15,7 @@ from ensemble_view.results.power_set import SubsetValues
 from ensemble_view.statistics.spectrum import (
     banzhaf_values,
     dividends,
+    fourier,
     mean_by_size,
     order_energies,
     shapley_values,
@@ -128,24 +129,33 @@ class SubsetReduction:
             "shapley": np.concatenate([shapley_values(f) for f in scalars]),
             "banzhaf": np.concatenate([banzhaf_values(f) for f in scalars]),
             "by_size": np.concatenate([mean_by_size(f) for f in scalars]),
+            "singles": np.concatenate([each[2].reshape(-1, each[2].shape[-1]) for each in spectra])
+            if spectra
+            else np.zeros((0, scalars[0].shape[1])),
         }
 
     def _spectrum(
         self, vectors: Callable[[Outcomes], Floats], subsets: Outcomes
-    ) -> tuple[Floats, Floats]:
-        """Energies by keep-probability and order, and of each subset's dividend."""
+    ) -> tuple[Floats, Floats, Floats]:
+        """Energies by keep-probability and order, of each subset's dividend, of each block's."""
         count, examples = next(iter(subsets.values())).shape
         width = max(1, vectors({name: a[:1, :1] for name, a in subsets.items()}).shape[-1])
         step = max(1, _PIECE // (count * width))
         energies: Any = 0.0
         squares: Any = 0.0
+        singles: list[Floats] = []
+        alone = 1 << np.arange(count.bit_length() - 1)
         for start in range(0, examples, step):
             piece = {name: a[:, start : start + step] for name, a in subsets.items()}
             f = vectors(piece)
             energies += np.stack([order_energies(f, keep) for keep in self.keeps])
+            # A block's energy at order 1, example by example: (keep-probabilities, n, examples).
+            singles.append(
+                np.stack([np.sum(fourier(f, keep)[alone] ** 2, axis=-1) for keep in self.keeps])
+            )
             paths = dividends(f).reshape(count, -1)
             squares += np.einsum("se,se->s", paths, paths)
-        return energies, squares
+        return energies, squares, np.concatenate(singles, axis=-1)
 
     def values(
         self, kept: Mapping[str, npt.NDArray[Any]], batches: int, units: float
@@ -165,7 +175,12 @@ class SubsetReduction:
             name: kept[name].reshape(count, -1, kept[name].shape[-1])
             for name in ("shapley", "banzhaf", "by_size")
         }
+        singles = kept["singles"]
+        spectral, keeps = len(self.quantities.vectors), len(self.keeps)
         return SubsetValues(
+            singles=singles.reshape(spectral, keeps, -1, singles.shape[-1])
+            if spectral
+            else np.zeros((0, keeps, transforms["shapley"].shape[1], singles.shape[-1])),
             means=np.sum([each.totals for each in sums], axis=0) / units,
             energies=np.sum([each.energies for each in sums], axis=0),
             dividend_energies=np.sum([each.dividend_energies for each in sums], axis=0),

@@ -1,4 +1,4 @@
-"""Delete random sets of blocks: how well sums over blocks, and over pairs, predict what they do."""
+"""Delete random sets of blocks: which share of what they do adds up over blocks and over pairs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ensemble_view.errors import InterventionError, MeasurementError
 from ensemble_view.interventions import BlockName, Compose, Delete, Intervention
 from ensemble_view.measures import ClassificationWithLogits
 from ensemble_view.results import LanguageOutcomes
-from ensemble_view.results.surrogates import SurrogateFit, SurrogatesResult
+from ensemble_view.results.surrogates import OrderShareRow, SurrogatesResult
+from ensemble_view.statistics.order_shares import order_shares, subsets_needed
 from ensemble_view.statistics.surrogates import fit_surrogate, held_out_r2
 from ensemble_view.studies.experiment import Experiment, Options, experiment, subject_of
 from ensemble_view.studies.lesions import describe
@@ -33,6 +34,8 @@ __all__ = ["SurrogateStudy", "prepare_surrogates", "surrogates"]
 Kept = npt.NDArray[np.bool_]
 
 _FEWEST = 10
+_USUAL = 200
+_PRECISION = 0.3
 # Logits of all subsets and examples; about eight bytes each, a few times over.
 _MOST_NUMBERS = 2**28
 
@@ -68,12 +71,12 @@ class SurrogateStudy:
     def __str__(self) -> str:
         each = self.kept.shape[1]
         return (
-            f"{each - self.fresh} random subsets of {len(self.blocks)} blocks to fit to and "
-            f"{self.fresh} to try on, at {len(self.keeps)} keep-probabilities, on {self.experiment}"
+            f"{each} random subsets of {len(self.blocks)} blocks, the last {self.fresh} of them "
+            f"not fitted to, at {len(self.keeps)} keep-probabilities, on {self.experiment}"
         )
 
     def run(self, progress: Progress | None = None) -> SurrogatesResult:
-        """Measure all subsets, fit the surrogates, and try them on the fresh subsets.
+        """Measure all subsets, estimate the shares, and try a surrogate on the fresh subsets.
 
         Args:
             progress: Told of the block evaluations done, times examples.
@@ -86,7 +89,7 @@ class SurrogateStudy:
         run = self.experiment.run_of(replace(measured, outcomes=own))
         tokens = run.outcomes.tokens if isinstance(run.outcomes, LanguageOutcomes) else None
         quantities = quantities_of(self.experiment.measure)
-        each, fits = self.kept.shape[1], []
+        each, rows_of = self.kept.shape[1], []
         for number, keep in enumerate(self.keeps):
             rows = slice(1 + number * each, 1 + (number + 1) * each)
             outcomes = {name: array[rows] for name, array in measured.outcomes.items()}
@@ -97,32 +100,39 @@ class SurrogateStudy:
             for name, vector in quantities.vectors.items():
                 values[name] = vector(outcomes)
             for name, f in values.items():
-                fits += [self._fit(name, keep, self.kept[number], f, order) for order in (1, 2)]
+                rows_of.append(self._row(name, keep, self.kept[number], f))
         return SurrogatesResult(
             blocks=tuple(describe([block]) for block in self.blocks),
-            fits=tuple(fits),
+            shares=tuple(rows_of),
             kept=self.kept.reshape(-1, len(self.blocks)),
             run=run,
             block_count=len(self.experiment.subject.chain),
         )
 
-    def _fit(
-        self, name: str, keep: float, kept: Kept, f: npt.NDArray[Any], order: int
-    ) -> SurrogateFit:
-        cut = len(kept) - self.fresh
-        surrogate = fit_surrogate(kept[:cut], f[:cut], order)
-        found = held_out_r2(surrogate, kept[cut:], f[cut:], self.experiment.level)
-        return SurrogateFit(
+    def _row(self, name: str, keep: float, kept: Kept, f: npt.NDArray[Any]) -> OrderShareRow:
+        level, cut = self.experiment.level, len(kept) - self.fresh
+        shares = order_shares(kept, f, keep, level)
+        predicted = held_out_r2(fit_surrogate(kept[:cut], f[:cut]), kept[cut:], f[cut:], level)
+        return OrderShareRow(
             quantity=name,
             keep=keep,
             deleted=len(self.blocks) * (1 - keep),
-            order=order,
-            r2=found.value,
-            low=found.low,
-            high=found.high,
+            first=shares.first.value,
+            first_low=shares.first.low,
+            first_high=shares.first.high,
+            up_to_second=shares.up_to_second.value,
+            up_to_second_low=shares.up_to_second.low,
+            up_to_second_high=shares.up_to_second.high,
+            effective=shares.effective.value,
+            effective_low=shares.effective.low,
+            effective_high=shares.effective.high,
+            subsets=shares.subsets,
+            sampled=shares.sampled,
+            r2=predicted.value,
+            r2_low=predicted.low,
+            r2_high=predicted.high,
             fitted=cut,
             fresh=self.fresh,
-            sampled=found.sampled,
         )
 
 
@@ -131,26 +141,34 @@ def surrogates(
     data: Any,
     *,
     only: str | Sequence[BlockName] | None = None,
-    subsets: int = 200,
+    subsets: int | None = None,
     fresh: int = 100,
+    precision: float = _PRECISION,
     progress: Progress | None = None,
     **options: Unpack[Options],
 ) -> SurrogatesResult:
     """Measure how much of what random sets of blocks do is additive, for any number of blocks.
 
     Every block is kept with probability 1 - d/n, for d = 1, 2, 5 and 10 blocks deleted on average.
-    On some random subsets a polynomial in the kept blocks is fitted to f, of order 1 (a sum over
-    blocks) or 2 (and over pairs); on fresh ones, the share of the variance that it predicts is
-    measured (:mod:`ensemble_view.statistics.surrogates`). Of a classifier, f is the error, the
-    loss, and each example's class-centred logits and probabilities; of text, the loss per token;
-    or a measure of one's own.
+    From random subsets the share of the variance of f at order 1 (a sum over blocks) and up to
+    order 2 (and over pairs) is estimated without bias
+    (:mod:`ensemble_view.statistics.order_shares`), and how many blocks carry the additive part.
+    Beside them stands the share of the variance on fresh subsets that a fitted sum over blocks
+    predicts (:mod:`ensemble_view.statistics.surrogates`), which falls short of the share at order 1
+    by what the fit cannot know. Of a classifier, f is the error, the loss, and each example's
+    class-centred logits and probabilities; of text, the loss per token; or a measure of one's own.
 
     Args:
         model: A module, a chain, or a loaded checkpoint. It is left as it was.
         data: As for :func:`ensemble_view.lesion`.
         only: Blocks to keep or delete; the others stay. By default all that can be deleted.
-        subsets: Random subsets that are fitted to, at each probability.
-        fresh: Random subsets that are predicted, at each probability.
+        subsets: Random subsets that are fitted to, at each probability. By default 200, or as many
+            more as the precision asks for.
+        fresh: Random subsets that are predicted, at each probability. The shares are estimated
+            from all subsets.
+        precision: Half-width of the confidence interval of the share up to order 2 that is asked
+            for in an unfavourable case
+            (:func:`~ensemble_view.statistics.order_shares.subsets_needed`).
         progress: Told of the block evaluations done, times examples.
         **options: As :func:`ensemble_view.lesion` takes them; ``seed`` is also that of the subsets.
 
@@ -159,7 +177,8 @@ def surrogates(
 
     Raises:
         InterventionError: If there is but one block, or one cannot be deleted.
-        MeasurementError: If the subsets are too few, or logits too many to be held.
+        MeasurementError: If the subsets are too few for the precision, or logits too many to be
+            held.
 
     Example:
         >>> import torch
@@ -168,9 +187,11 @@ def surrogates(
         >>> found = surrogates(build("resnet8,width=4").eval(), (images, labels), subsets=20,
         ...                    fresh=10)
         >>> len(found.frame)
-        16
+        8
     """
-    study = prepare_surrogates(model, data, only=only, subsets=subsets, fresh=fresh, **options)
+    study = prepare_surrogates(
+        model, data, only=only, subsets=subsets, fresh=fresh, precision=precision, **options
+    )
     return study.run(progress)
 
 
@@ -179,8 +200,9 @@ def prepare_surrogates(
     data: Any,
     *,
     only: str | Sequence[BlockName] | None = None,
-    subsets: int = 200,
+    subsets: int | None = None,
     fresh: int = 100,
+    precision: float = _PRECISION,
     **options: Unpack[Options],
 ) -> SurrogateStudy:
     """Do all of :func:`surrogates` but the measurement, so that its cost is known beforehand.
@@ -191,6 +213,7 @@ def prepare_surrogates(
         only: As for :func:`surrogates`.
         subsets: As for :func:`surrogates`.
         fresh: As for :func:`surrogates`.
+        precision: As for :func:`surrogates`.
         **options: As for :func:`surrogates`.
 
     Returns:
@@ -198,20 +221,26 @@ def prepare_surrogates(
 
     Raises:
         InterventionError: If there is but one block, or one cannot be deleted.
-        MeasurementError: If the subsets are too few, or logits too many to be held.
+        MeasurementError: If the subsets are too few for the precision, or logits too many to be
+            held.
     """
-    if min(subsets, fresh) < _FEWEST:
-        raise MeasurementError(
-            f"{subsets} subsets to fit to and {fresh} fresh ones were asked for; expected at least "
-            f"{_FEWEST} of each."
-        )
     subject = subject_of(model, data, options)
     blocks = chosen_blocks(subject.chain, only)
     keeps = keep_probabilities(len(blocks))
     if not keeps:
         raise InterventionError(
-            f"Only block {blocks[0].index} ({blocks[0].name}) is there to be deleted; a surrogate "
-            "needs at least two."
+            f"Only block {blocks[0].index} ({blocks[0].name}) is there to be deleted; a share of "
+            "orders needs at least two."
+        )
+    needed = subsets_needed(len(blocks), precision, options.get("level", 0.95))
+    if subsets is None:
+        subsets = max(_USUAL, needed - fresh)
+    if min(subsets, fresh) < _FEWEST or subsets + fresh < needed:
+        raise MeasurementError(
+            f"{subsets} subsets to fit to and {fresh} fresh ones were asked for; expected at least "
+            f"{_FEWEST} of each and {needed} together, since the share of the variance up to order "
+            f"2 of {len(blocks)} blocks is to be known to ±{precision:g} (precision) where little "
+            "is additive."
         )
     measure = measure_with_logits(subject, options)
     classes = measure.classes if isinstance(measure, ClassificationWithLogits) else 1
