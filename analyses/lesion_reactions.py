@@ -253,8 +253,8 @@ def summary(scale: Scale, images: int, found: Mapping[str, Reactions]) -> list[s
         "",
         "⟨h - h', D⟩ / ‖D‖² at the end of a stage, D the change that leaves the deleted block, "
         "mean over the blocks that others follow; *untrained*: of the net with random weights; "
-        "*donor*: of the net to another image's change of the same norm. Later blocks *add up* where the "
-        "reaction lies within 0.9 and 1.1; they *repair* only where it lies below 1, below the "
+        "*donor*: of the net to another image's change of the same norm. Later blocks *add up* "
+        "where the reaction lies within 0.9 and 1.1; they *repair* only where it lies below 1, below the "
         "untrained net's and below the donor's, and *amplify* only where it lies above all three, "
         "with simultaneous intervals of the paired differences (Bonferroni over the comparisons of "
         "a net). Nothing is said of nets without shortcuts, whose units have no sum to put a "
