@@ -3,8 +3,10 @@
 Veit, Wilber and Belongie (2016, arXiv 1605.06431) call the paths of a residual net independent of
 each other. Of the nets of `lesion_curves.py`, with shortcuts and without:
 
-*Reaction*: what the deletion of a block changes at the end of its stage, along what its branch gave
-there: 1 where later blocks only add to what passes them, less where they repair what is missing.
+*Reaction*: what the deletion of a block changes at the end of its stage, along what it changed at
+the block's own end: 1 where later blocks only add to what passes them. Below 1 they repair what is
+missing only if they do so more than before training, and more than with another image's change of
+the same size; above 1 they amplify it only likewise.
 
 *Size*: noise of the branch's norm, in a random direction, in place of the deletion, all else as it
 was. If it costs about as much as the deletion, within a factor of two, the size of the branches
@@ -23,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,8 +44,6 @@ from ensemble_view.results.reaction_text import answer
 IMAGES = 200
 DRAWS = 3
 """Random perturbations of each block."""
-MOST_OF_ADDING = 1.1
-"""The reaction up to which later blocks only add up."""
 
 
 @dataclass(frozen=True)
@@ -165,18 +164,6 @@ def mean_or_only(doses: DoseResult) -> pd.Series[float]:
     return table[~table["changes_shape"]].iloc[-1]
 
 
-def in_a_word(row: Mapping[Any, Any]) -> str:
-    """Say what the later blocks of a residual net do about a deletion.
-
-    Args:
-        row: Of a reaction's table of stages.
-
-    Returns:
-        "amplify" where the interval of the reaction lies above 1.1, else the program's own answer.
-    """
-    return "amplify" if row["reaction_low"] > MOST_OF_ADDING else answer(row)
-
-
 def verdict(low: float, high: float) -> str:
     """Say whether the size of the branches explains what deletions do.
 
@@ -264,16 +251,18 @@ def summary(scale: Scale, images: int, found: Mapping[str, Reactions]) -> list[s
         "",
         "## Reaction",
         "",
-        "⟨h - h', F⟩ / ‖F‖² at the end of a stage, mean over the blocks that others follow; "
-        "*held*: with the nonlinearities between the blocks held at the full net's. Later blocks "
-        "*add up* (reaction within 0.9 and 1.1), *amplify* (above), *repair* (reaction and ratio "
-        "of norms below 0.8), *carry on* with what is missing in other directions (reaction below "
-        "0.2, ratio above 0.9), do *both*, or it is *open*; of nets without shortcuts nothing is "
-        "said.",
+        "⟨h - h', D⟩ / ‖D‖² at the end of a stage, D the change that leaves the deleted block, "
+        "mean over the blocks that others follow; *untrained*: of the net with random weights; "
+        "*donor*: of the net to another image's change of the same norm. Later blocks *add up* "
+        "where the reaction lies within 0.9 and 1.1; they *repair* only where it lies below 1, below the "
+        "untrained net's and below the donor's, and *amplify* only where it lies above all three, "
+        "with simultaneous intervals of the paired differences (Bonferroni over the comparisons of "
+        "a net). Nothing is said of nets without shortcuts, whose units have no sum to put a "
+        "donor's branch in.",
         "",
         *markdown_table(
-            ("net", "stage", "blocks", "reaction", "ratio of norms", "reaction, held",
-             "later blocks"),
+            ("net", "stage", "blocks", "reaction", "untrained", "donor", "reaction − untrained",
+             "reaction − donor", "ratio of norms", "later blocks"),
             [row for name, each in found.items() for row in _reaction_rows(name, each.reaction)],
         ),
         "",
@@ -294,16 +283,17 @@ def summary(scale: Scale, images: int, found: Mapping[str, Reactions]) -> list[s
 
 def _reaction_rows(name: str, result: ReactionResult | str) -> list[tuple[object, ...]]:
     if isinstance(result, str):
-        return [(name, f"refused: {result}", *[""] * 5)]
+        return [(name, f"refused: {result}", *[""] * 8)]
     rows = []
     for row in result.stages_frame.to_dict("records"):
         cells = [
             f"{row[column]:.3f} [{row[f'{column}_low']:.3f}, {row[f'{column}_high']:.3f}]"
             if not np.isnan(row[column])
             else ""
-            for column in ("reaction", "norm_ratio", "reaction_frozen")
-        ]
-        said = "" if is_plain(name) or not row["blocks"] else in_a_word(row)
+            for column in ("reaction", "reaction_untrained", "reaction_donor", "minus_untrained",
+                           "minus_donor", "norm_ratio")
+        ]  # fmt: skip
+        said = "" if is_plain(name) or not row["blocks"] else answer(row)
         rows.append((name, row["stage"], row["blocks"], *cells, said))
     return rows
 

@@ -1,12 +1,13 @@
-"""Do later blocks of published ResNets react to a deletion, and is it the branches' size?
+"""Do later blocks of published ResNets repair a deletion, and is it the branches' size?
 
-CIFAR-10's test images (that went through JPEG). Of each net the reaction of its later blocks to
-every deletion; of the ResNet-32 also all doses and norm-matched perturbations.
+CIFAR-10's test images (that went through JPEG). The reaction of each net's later blocks to every
+deletion, beside those of the untrained net and of the net to another example's change; for the
+ResNet-32 also all doses and changes of the branches' size.
 
     python analyses/reaction.py [IMAGES]
 
-writes ``analyses/reaction/summary.md``, the tables and figures, for 150 images. About two
-minutes on one CPU core.
+writes ``analyses/reaction/summary.md``, the tables and figures, for 150 images. About six minutes
+on one CPU core.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from reporting import processor
 import ensemble_view
 from ensemble_view import DoseResult, ReactionResult, dose_response, reaction
 from ensemble_view.figures import save_figure
+from ensemble_view.results.reaction_text import answer
 
 NETS = {"resnet32": RESNET32, "resnet56": RESNET56}
 SEED = 0
@@ -85,20 +87,28 @@ def _summary(found: dict[str, ReactionResult], doses: DoseResult, dosed: str) ->
         f"{processor()}, images that went through JPEG, seed "
         f"{SEED}; ensemble_view {ensemble_view.__version__}, torch {torch.__version__}.",
         "",
-        "Reaction: ⟨h - h', F⟩ / ‖F‖² at the end of a stage, mean over the blocks that others "
-        "follow and over the examples, with t intervals over the examples; *held*: with the ReLUs "
-        "after the sums, or all of them, held at the full net's.",
+        "Reaction: ⟨h - h', D⟩ / ‖D‖² at the end of a stage, D the change that leaves the deleted "
+        "block, mean over the blocks that others follow and over the examples, with t intervals "
+        "over the examples; *untrained*: of the net with random weights; *donor*: of the net to "
+        "another example's change of the same norm; differences with simultaneous intervals "
+        "(Bonferroni over the comparisons of a net); *held*: with the ReLUs after the sums held at "
+        "the full net's.",
         "",
-        "| net | stage | blocks | reaction | ratio of norms | junctions held | all held |",
-        "|---|---|---|---|---|---|---|",
+        "| net | stage | blocks | reaction | untrained | donor | reaction − untrained "
+        "| reaction − donor | ratio of norms | junctions held | in a word |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, result in found.items():
         for row in result.stages_frame.to_dict("records"):
             cells = [
                 f"{row[column]:.3f} [{row[f'{column}_low']:.3f}, {row[f'{column}_high']:.3f}]"
-                for column in ("reaction", "norm_ratio", "reaction_frozen", "reaction_all_frozen")
-            ]
-            lines.append(f"| {name} | {row['stage']} | {row['blocks']} | {' | '.join(cells)} |")
+                for column in (
+                    "reaction", "reaction_untrained", "reaction_donor", "minus_untrained",
+                    "minus_donor", "norm_ratio", "reaction_frozen",
+                )
+            ]  # fmt: skip
+            cells = [name, row["stage"], row["blocks"], *cells, answer(row)]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     for name, result in found.items():
         lines += ["", f"## {name}", "", result.summary, "", f"![{name}](reaction-{name}.png)"]
     lines += [

@@ -28,8 +28,8 @@ def test_miniature_measures_reactions_and_doses(tmp_path):
     with torch.no_grad():
         x = F.relu(net.bn1(net.conv1(inputs)))
         change = (second(first(x)) - second(x)).flatten(1).double()
-        branch = first.branch(x).flatten(1).double()
-    reaction = ((change * branch).sum(1) / (branch * branch).sum(1)).mean().item()
+        left = (first(x) - x).flatten(1).double()
+    reaction = ((change * left).sum(1) / (left * left).sum(1)).mean().item()
     stages = pd.read_csv(tmp_path / "stages.csv")
     found = stages.query("net == 'resnet14' and stage == '0'")["reaction"].item()
     assert found == pytest.approx(reaction, rel=1e-4)
@@ -49,7 +49,7 @@ def test_miniature_measures_reactions_and_doses(tmp_path):
     said = (tmp_path / "summary.md").read_text()
     deleted = noise.iloc[0]["deleted"]
     assert f"| resnet8 | {100 * deleted:.1f} [" in said
-    assert "| resnet8 | 0 | 0 |  |  |  |  |" in said
+    assert "| resnet8 | 0 | 0 |  |  |  |  |  |  |  |" in said
     assert [line.endswith("|  |") for line in said.splitlines() if "plain8 | 0 |" in line] == [True]
 
 
@@ -66,20 +66,6 @@ def test_miniature_measures_reactions_and_doses(tmp_path):
 )
 def test_the_words_follow_from_the_interval(low, high, said):
     assert lesion_reactions.verdict(low, high) == said
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [(1.12, 1.20, "amplify"), (1.05, 1.20, "open"), (0.95, 1.05, "add up"), (0.3, 0.4, "repair")],
-)
-def test_what_later_blocks_do_follows_from_the_interval(low, high, said):
-    row = {
-        "reaction_low": low,
-        "reaction_high": high,
-        "norm_ratio_low": 0.5,
-        "norm_ratio_high": 0.6,
-    }
-    assert lesion_reactions.in_a_word(row) == said
 
 
 def test_a_refusal_is_told_in_its_own_words(tmp_path):

@@ -35,6 +35,14 @@ def reaction(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    untrained: Annotated[
+        bool,
+        typer.Option(
+            "--untrained/--no-untrained",
+            help="Also measure the net before training: built anew, or its weights drawn anew.",
+            rich_help_panel="Study",
+        ),
+    ] = True,
     kind: BlockOptions,
     seed: Seed = 0,
     opening: ModelOptions,
@@ -43,9 +51,9 @@ def reaction(
 ) -> None:
     """Delete each block and see how the later blocks of its stage answer.
 
-    Reaction 1: they only add to what passes them; 0 with a ratio of norms of 1: each turns it
-    elsewhere; clearly below 1: they repair what is missing. Also with the nonlinearities held at
-    the full net's.
+    Reaction 1: later blocks only add to what passes them; 0 with a ratio of norms of 1: each turns
+    it elsewhere. Below 1 is repair only if it is also below the untrained net's reaction and below
+    that to another example's change of the same norm; both are measured beside it.
 
     Example:  ensemble-view reaction resnet56.th --data cifar10 --out reaction/
     """
@@ -60,6 +68,7 @@ def reaction(
         granularity=kind.granularity,
         seed=seed,
         batch_size=batch_size,
+        untrained=untrained,
         command=command_line(),
     )
     finish(

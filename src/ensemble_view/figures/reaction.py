@@ -22,51 +22,66 @@ if TYPE_CHECKING:
 __all__ = ["reaction_figure"]
 
 _HEIGHT = 2.6
+_NULLS = {
+    "": ("the net", "o", 0),
+    "_untrained": ("untrained net", "D", 7),
+    "_donor": ("donor's change", "v", 1),
+}
 _VARIANTS = {
     "": ("the net", "o", 0),
-    "_frozen": ("junctions held", "s", 1),
-    "_all_frozen": ("all nonlinearities held", "^", 2),
+    "_frozen": ("junctions held", "s", 2),
+    "_all_frozen": ("all nonlinearities held", "^", 4),
 }
+_Look = tuple[str, str, int]
 
 
 def reaction_figure(result: ReactionResult) -> Figure:
-    """Draw the reaction (left) and the ratio of norms (right) for each deleted block.
+    """Draw the reaction for each deleted block beside its nulls, and the ratio of norms.
 
-    Lines at 1, where later blocks only add up, and for the reaction at 0. Bands part the stages;
-    hollow markers are blocks that none follows in their stage, where nothing can react. Where
-    nonlinearities were held, each way has its own marker beside the net's.
+    Left the reactions of the net, of the untrained net and of the net to a donor's change; middle
+    those with nonlinearities held, where that changes something; right the ratio of norms, again
+    beside the nulls. Lines at 1, where later blocks only add up, and for the reaction at 0. Bands
+    part the stages; hollow markers are blocks that none follows in their stage, where nothing can
+    react.
 
     Args:
         result: reactions.
 
     Returns:
-        A figure of full width.
+        A figure of full width, with two or three panels.
     """
     frame = result.frame
-    drawn = {
-        ending: look
-        for ending, look in _VARIANTS.items()
-        if frame[f"reaction{ending}"].notna().any()
-        and not (ending and frame[f"reaction{ending}"].equals(frame["reaction"]))
-    }
+    nulls, held = (
+        {
+            ending: look
+            for ending, look in looks.items()
+            if frame[f"reaction{ending}"].notna().any()
+            and not (ending and frame[f"reaction{ending}"].equals(frame["reaction"]))
+        }
+        for looks in (_NULLS, _VARIANTS)
+    )
+    drawn: list[tuple[str, str, dict[str, _Look]]] = [("reaction", "Reaction", nulls)]
+    if len(held) > 1:
+        drawn.append(("reaction", "Reaction, held", held))
+    drawn.append(("norm_ratio", "Ratio of norms", nulls))
     with paper_style():
         figure = Figure(figsize=(FULL_WIDTH, _HEIGHT), layout="constrained")
-        panels = figure.subplots(1, 2)
-        for axes, column, label in zip(
-            panels, ("reaction", "norm_ratio"), ("Reaction", "Ratio of norms"), strict=True
-        ):
+        panels = figure.subplots(1, len(drawn))
+        for axes, (column, label, looks) in zip(panels, drawn, strict=True):
             axes.spines[["top", "right"]].set_visible(False)
             _bands(axes, result)
             for height in (0, 1) if column == "reaction" else (1,):
                 axes.axhline(height, color=GREY, linewidth=0.6, dashes=(4, 2), zorder=1)
-            for number, (ending, (_, marker, colour)) in enumerate(drawn.items()):
-                shift = 0.22 * (number - (len(drawn) - 1) / 2)
+            for number, (ending, (_, marker, colour)) in enumerate(looks.items()):
+                shift = 0.22 * (number - (len(looks) - 1) / 2)
                 _points(axes, frame, column + ending, shift, marker, colour)
             axes.set_ylabel(label)
             axes.set_xlabel("Index of the deleted block")
             axes.set_xlim(frame["block"].min() - 0.75, frame["block"].max() + 0.75)
             axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
-        handles = [_handle(label, mark, _colour(number)) for label, mark, number in drawn.values()]
+        handles = [
+            _handle(label, mark, _colour(number)) for label, mark, number in (nulls | held).values()
+        ]
         if (frame["later"] == 0).any():
             handles.append(_handle("last of its stage", "o", GREY, hollow=True))
         legend(figure, handles)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ensemble_view.chain import Block, Chain, Context, arguments_of
 from ensemble_view.errors import MeasurementError
+from ensemble_view.paths.donors import donated, norms_of, weights_for
 from ensemble_view.paths.freezing import Frozen
 from ensemble_view.paths.gains import Held, Holding, Recording
 
@@ -19,6 +20,7 @@ __all__ = ["Stage", "reactions", "stages_of"]
 
 _Key: TypeAlias = tuple[int, str]
 _Around: TypeAlias = Callable[[_Key], AbstractContextManager[Any]]
+_Later: TypeAlias = "tuple[Block, _Visit]"
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,15 @@ class _Visit:
 
     Args:
         entry: Its input.
-        branch: What its branch adds.
+        output: Its output.
+        total: Its last sum.
+        branch: What that holds beyond the way round all branches.
         held: What its nonlinearities did, by unit and part.
     """
 
     entry: Tensor
+    output: Tensor
+    total: Tensor
     branch: Tensor
     held: dict[_Key, Held] = field(default_factory=dict)
 
@@ -111,12 +117,17 @@ def _visit(block: Block, x: Tensor, context: Context, *, record: bool) -> tuple[
 
     output, total, branch = _run(block, x, context, recording if record else _unchanged)
     if block.units or branch is None:
-        # Of several sums what the last one holds beyond the way round all of them.
+        # The branch of several sums is what the last one holds beyond the way round all of them.
         if block.deletable:
             branch = total - _run(block, x, context, _unchanged, deleted=True)[1]
         else:
             branch = total
-    return output, _Visit(x, branch, held)
+    return output, _Visit(x, output, total, branch, held)
+
+
+def _has_donors(block: Block) -> bool:
+    """Whether another example's branch can be put into its sum, and what follows it runs after."""
+    return block.by_example and (block.units or (block,))[-1].is_residual
 
 
 @torch.no_grad()
@@ -159,29 +170,43 @@ def reactions(
     inputs: Any,
     *,
     frozen: Sequence[Frozen] = ("nothing",),
+    donors: tuple[int, ...] | None = None,
     counted: Tensor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Measure how the rest of a stage answers when one of its blocks is deleted.
 
-    With F_i the output of block i's branch in the full net, h the trunk at the end of its stage,
-    and h' the same with that branch deleted, the reaction is ``⟨h - h', F_i⟩ / ‖F_i‖²`` and the
-    ratio of norms ``‖h - h'‖ / ‖F_i‖``. Where branches add up, both are 1. The prefix is the full
-    net's, so that each deletion costs the later blocks of its stage only.
+    With S and B what the shortcut and the branch of block i give in the full net, the change that
+    leaves the block when its branch is deleted is ``D_i = after(S + B) - after(S)``; of a plain
+    unit G it is ``G(x) - x``. With h the trunk at the end of the stage and h' the same after the
+    deletion, the reaction is ``⟨h - h', D_i⟩ / ‖D_i‖²`` and the ratio of norms
+    ``‖h - h'‖ / ‖D_i‖``. Where later blocks let pass what they get, and where branches add up, both
+    are 1, whatever follows a sum. The prefix is the full net's, so that each deletion costs the
+    later blocks of its stage only.
+
+    The donor is the same with a change that is not the block's own: the branch of another example
+    of the batch is taken away from the block's sum, scaled so that the change D'' of its output has
+    the norm of D_i, and the reaction is ``⟨h - h'', D''⟩ / ‖D''‖²``. See
+    :func:`ensemble_view.paths.donors.donated` for how donors are drawn; each block draws anew.
 
     Args:
         chain: Any chain.
         stages: Its stages.
         inputs: A batch of what the model is called with.
-        frozen: Which nonlinearities are held at the full net's, each way in turn. Of layer
-            normalisation its mean and deviation are held.
+        frozen: Which nonlinearities are held at the full net's, each way in turn, also in D_i. Of
+            layer normalisation its mean and deviation are held.
+        donors: Seed of the donors, which are measured after all ways of freezing; None: not.
         counted: (examples, positions), zero where the trunk's values at a position do not count.
         progress: Told of the block evaluations done, times examples.
 
     Returns:
-        (ways of freezing, 2, blocks, examples), float64: reactions and ratios of norms; nan for a
-        block that cannot be deleted, an example whose branch gives zero, and a branch of another
-        shape than the trunk's at the end of the stage.
+        (ways of freezing and donor, 2, blocks, examples), float64: reactions and ratios of norms;
+        nan for a block that cannot be deleted, an example for which D_i is zero up to rounding
+        (four units in the last place of the output's norm), and an output of another shape than the
+        trunk's at the end of the stage. The donor is nan also for an example that is alone in its
+        batch or for which no scale gives the norm, for a block whose sum does not count
+        examples in its first dimension, and for a unit without shortcut, which has no sum to put
+        another's branch in.
 
     Raises:
         MeasurementError: If the trunk's first dimension is not that of the examples.
@@ -196,8 +221,9 @@ def reactions(
     told = progress or (lambda amount: None)
     x, context = chain.stem(*args, **named)
     examples = len(x) if counted is None else len(counted)
+    ways = len(frozen) + (donors is not None)
     found = torch.full(
-        (len(frozen), 2, len(chain), examples), torch.nan, dtype=torch.float64, device=x.device
+        (ways, 2, len(chain), examples), torch.nan, dtype=torch.float64, device=x.device
     )
     record = any(each != "nothing" for each in frozen)
     for stage in stages:
@@ -214,26 +240,69 @@ def reactions(
             )
         told(len(visits) * examples)
         for number, position in enumerate(stage.blocks):
-            branch = visits[number].branch
-            if not chain.blocks[position].deletable or branch.shape != x.shape:
+            visit, block = visits[number], chain.blocks[position]
+            if not block.deletable:
                 continue
+            told(ways * (stage.last - position) * examples)
+            if visit.output.shape != x.shape:
+                continue
+            later = [
+                (chain.blocks[position + 1 + k], each)
+                for k, each in enumerate(visits[number + 1 :])
+            ]
+
+            def end(y: Tensor, way: Frozen, later: Sequence[_Later] = later) -> Tensor:
+                for block, visit in later:
+                    y, *_ = _run(block, y, context, visit.around(way))
+                return y
+
             for way, each in enumerate(frozen):
-                blocks = [chain.blocks[p] for p in range(position, stage.last + 1)]
-                y = visits[number].entry
-                for block, visit in zip(blocks, visits[number:], strict=True):
-                    y, *_ = _run(block, y, context, visit.around(each), deleted=block is blocks[0])
-                told((len(blocks) - 1) * examples)
-                found[way, :, position] = _compared(x - y, branch, counted)
+                left, *_ = _run(block, visit.entry, context, visit.around(each), deleted=True)
+                found[way, :, position] = _compared(x, visit.output, left, end(left, each), counted)
+            if donors is None or examples < 2 or not _has_donors(block):
+                continue
+            left, *_ = _run(block, visit.entry, context, _unchanged, deleted=True)
+            norms = norms_of(visit.output - left, weights_for(counted, left))
+            left, reached = _donated(block, visit, context, norms, (*donors, position), counted)
+            compared = _compared(x, visit.output, left, end(left, "nothing"), counted)
+            found[-1, :, position] = torch.where(reached.isnan(), torch.nan, compared)
     return found
 
 
-def _compared(difference: Tensor, branch: Tensor, counted: Tensor | None) -> Tensor:
+def _donated(
+    block: Block,
+    visit: _Visit,
+    context: Context,
+    norms: Tensor,
+    seed: tuple[int, ...],
+    counted: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    after = (block.units or (block,))[-1].after
+    return donated(
+        visit.output,
+        visit.total,
+        visit.branch,
+        lambda total: after(total, context),
+        norms,
+        seed,
+        counted,
+    )
+
+
+def _compared(
+    end: Tensor, output: Tensor, left: Tensor, changed_end: Tensor, counted: Tensor | None
+) -> Tensor:
     """(2, examples): the reaction, and the ratio of norms."""
-    if counted is not None and difference.shape[:2] == counted.shape:
-        weight = counted.reshape(*counted.shape, *[1] * (difference.ndim - 2)).double()
-        difference, branch = difference * weight, branch * weight
-    d, f = difference.double().flatten(1), branch.double().flatten(1)
-    # Zero over zero is nan: where the branch gives nothing, nothing can answer to it.
-    square = f.square().sum(1)
-    square[square == 0] = torch.nan
-    return torch.stack([(d * f).sum(1) / square, d.norm(dim=1) / square.sqrt()])
+    weights = weights_for(counted, end)
+
+    def flat(value: Tensor) -> Tensor:
+        return (value if weights is None else value * weights.to(value)).flatten(1).double()
+
+    # The differences are taken in the number format of the net, so that where nothing follows both
+    # are the same number.
+    h, d = flat(end - changed_end), flat(output - left)
+    rounding = 4 * torch.finfo(output.dtype).eps * flat(output).norm(dim=1)
+    square = d.square().sum(1)
+    # Zero over zero is nan: where nothing leaves the block, nothing can answer to it.
+    square[square.sqrt() <= rounding] = torch.nan
+    return torch.stack([(h * d).sum(1) / square, h.norm(dim=1) / square.sqrt()])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,17 +18,28 @@ from ensemble_view.chain import Chain
 from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.datasets import TextData
 from ensemble_view.discovery import Granularity
-from ensemble_view.errors import MeasurementError
+from ensemble_view.errors import EnsembleViewError, MeasurementError
 from ensemble_view.measures import IGNORED
 from ensemble_view.paths.freezing import FROZEN, Forms, forms_of
 from ensemble_view.paths.reaction import Stage, reactions, stages_of
-from ensemble_view.results.reaction import VARIANTS, ReactionBlock, ReactionResult, Reactions
+from ensemble_view.results.reaction import (
+    NULLS,
+    VARIANTS,
+    ReactionBlock,
+    ReactionResult,
+    Reactions,
+)
 from ensemble_view.results.records import Cost
 from ensemble_view.studies.subject import Subject, examine
+from ensemble_view.studies.untrained import untrained_net
 
 __all__ = ["ReactionStudy", "prepare_reaction", "reaction"]
 
 _TIMED = 16
+_NO_DONOR = (
+    "no example has a donor: batches are of one example, units have no shortcut and so no sum, "
+    "sums do not count examples in their first dimension, or none attains the norm"
+)
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of block evaluations times examples done since the last call."""
@@ -42,6 +53,9 @@ class ReactionStudy:
         subject: Chains and data.
         stages: Of the chain.
         forms: Which ways of freezing mean something.
+        untrained: The chains of the untrained net, one per portion of the data; empty: none.
+        undefined: Nulls that are not measured, with the reason.
+        nulls: How the others are made.
         batch_size: Examples of the first portion at a time.
         seconds_per_example: From a short measurement on this machine.
         seed: Of the choice of examples.
@@ -52,6 +66,9 @@ class ReactionStudy:
     subject: Subject
     stages: tuple[Stage, ...]
     forms: Forms
+    untrained: tuple[Chain, ...]
+    undefined: Mapping[str, str]
+    nulls: Mapping[str, str]
     batch_size: int
     seconds_per_example: float
     seed: int
@@ -61,7 +78,10 @@ class ReactionStudy:
     @property
     def cost(self) -> Cost:
         """Block evaluations per batch; instead of a whole forward pass for each deletion."""
-        chain, ways = self.subject.chain, len(self.forms.measured)
+        chain = self.subject.chain
+        # Each way of freezing, and the donor; then the untrained net.
+        passes, ways = 1 + bool(self.untrained), len(self.forms.measured) + 1
+        ways += bool(self.untrained)
         continued = sum(
             stage.last - position
             for stage in self.stages
@@ -70,8 +90,8 @@ class ReactionStudy:
         )
         deleted = sum(block.deletable for block in chain)
         return Cost(
-            block_evaluations=len(chain) + ways * continued,
-            naive_block_evaluations=len(chain) + ways * deleted * (len(chain) - 1),
+            block_evaluations=passes * len(chain) + ways * continued,
+            naive_block_evaluations=passes * len(chain) + ways * deleted * (len(chain) - 1),
             batches=0,
         )
 
@@ -94,9 +114,10 @@ class ReactionStudy:
         cost, data, count = self.cost, self.subject.data, len(self.stages)
         return (
             f"Reactions within {count} stage{'s' * (count != 1)} of {len(self.subject.chain)} "
-            f"blocks on {len(data):,} {data.unit}: {cost.block_evaluations:,} block evaluations "
-            f"per batch, each deletion to the end of its stage, batches of {self.batch_size}, "
-            f"about {duration(self.expected_seconds)}"
+            f"blocks on {len(data):,} {data.unit}, beside another example's change and "
+            f"{'the untrained net' if self.untrained else 'no untrained net'}: "
+            f"{cost.block_evaluations:,} block evaluations per batch, each deletion to the end of "
+            f"its stage, batches of {self.batch_size}, about {duration(self.expected_seconds)}"
         )
 
     def run(self, progress: Progress | None = None) -> ReactionResult:
@@ -116,13 +137,14 @@ class ReactionStudy:
         places: list[npt.NDArray[np.int64]] = []
         interrupted = False
         try:
-            for chain, portion in self.subject.portions:
+            for number, (chain, portion) in enumerate(self.subject.portions):
+                chains = [chain, *self.untrained[number : number + 1]]
                 positions, start = portion.positions, 0
                 if positions is None:
                     positions = np.arange(len(portion.data))
                 size = max(1, int(self.batch_size * portion.size))
                 for inputs, targets in portion.data.batches(size):
-                    found.append(self._of_batch(chain, inputs, targets, progress))
+                    found.append(self._of_batch(chains, inputs, targets, len(found), progress))
                     count = found[-1].shape[-1]
                     places.append(positions[start : start + count])
                     start += count
@@ -137,9 +159,19 @@ class ReactionStudy:
         rows = [block.index for block in chain if block.deletable]
         arrays = {
             name + ending: values[way, number, rows]
-            for way, ending in enumerate(VARIANTS)
+            for way, ending in enumerate((*VARIANTS, *(f"_{null}" for null in NULLS)))
             for number, name in enumerate(("reaction", "norm_ratio"))
         }
+        undefined = {
+            ending[1:]: self.forms.undefined[each]
+            for each, ending in zip(FROZEN, VARIANTS, strict=True)
+            if each in self.forms.undefined
+        } | dict(self.undefined)
+        nulls = dict(self.nulls)
+        if "donor" not in undefined and np.isnan(arrays["reaction_donor"]).all():
+            undefined["donor"] = _NO_DONOR
+        if "donor" in undefined:
+            nulls.pop("donor", None)
         return ReactionResult(
             blocks=tuple(
                 ReactionBlock(
@@ -154,11 +186,8 @@ class ReactionStudy:
                 if chain.blocks[position].deletable
             ),
             outcomes=Reactions(**arrays, positions=positions[order]),
-            undefined={
-                ending[1:]: self.forms.undefined[each]
-                for each, ending in zip(FROZEN, VARIANTS, strict=True)
-                if each in self.forms.undefined
-            },
+            undefined=undefined,
+            nulls=nulls,
             cost=Cost(self.cost.block_evaluations, self.cost.naive_block_evaluations, len(places)),
             seconds=time.perf_counter() - started,
             provenance=self.subject.provenance(
@@ -172,25 +201,38 @@ class ReactionStudy:
         )
 
     def _of_batch(
-        self, chain: Chain, inputs: Any, targets: Any, progress: Progress | None
+        self,
+        chains: Sequence[Chain],
+        inputs: Any,
+        targets: Any,
+        number: int,
+        progress: Progress | None,
     ) -> npt.NDArray[np.float64]:
-        """(ways of freezing, 2, blocks, examples), nan for a way that means nothing."""
+        """(ways of freezing and nulls, 2, blocks, examples), nan for what means nothing."""
         device = self.subject.model["device"]
         # Padding is no part of a text.
         counted = targets != IGNORED if isinstance(self.subject.data, TextData) else None
+        inputs, counted = _placed(inputs, device), _placed(counted, device)
+        chain, *untrained = chains
         measured = self.forms.measured
-        found = reactions(
+        values = reactions(
             chain,
             self.stages,
-            _placed(inputs, device),
+            inputs,
             frozen=measured,
-            counted=_placed(counted, device),
+            donors=(self.seed, number),
+            counted=counted,
             progress=progress,
-        )
-        values = found.cpu().numpy()
-        ways = [self.forms.stands_for(each) for each in FROZEN]
+        ).numpy(force=True)
         nothing = np.full_like(values[0], np.nan)
-        return np.stack([nothing if w is None else values[measured.index(w)] for w in ways])
+        ways = [self.forms.stands_for(each) for each in FROZEN]
+        rows = [nothing if w is None else values[measured.index(w)] for w in ways]
+        fresh = nothing
+        for other in untrained:
+            (fresh,) = reactions(
+                other, self.stages, inputs, counted=counted, progress=progress
+            ).numpy(force=True)
+        return np.stack([*rows, fresh, values[-1]])
 
 
 def reaction(
@@ -205,18 +247,32 @@ def reaction(
     seed: int = 0,
     batch_size: int = 64,
     level: float = 0.95,
+    untrained: bool | nn.Module = True,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> ReactionResult:
     """Delete each block and measure how the later blocks of its stage answer.
 
-    With F_i the output of block i's branch in the full net, h the trunk at the end of its stage (a
-    run of blocks without a link or a shape-changing block in between) and h' the same with that
-    branch deleted: the reaction ``ρ_i = ⟨h - h', F_i⟩ / ‖F_i‖²`` and the ratio of norms ``‖h - h'‖
-    / ‖F_i‖``, of each example, then their means with t intervals over the examples. Independent
-    blocks, which only add to what passes them, give 1 and 1; blocks that each turn it elsewhere 0
-    and 1; iterative refinement (Greff, Srivastava and Schmidhuber 2016, arXiv 1612.07771;
-    Jastrzębski et al. 2017, arXiv 1710.04773), in which later blocks repair, less than 1.
+    With S and B what the shortcut and the branch of block i give in the full net, the change that
+    leaves the block when it is deleted is ``D_i = after(S + B) - after(S)`` (of a unit G without
+    shortcut ``G(x) - x``). With h the trunk at the end of its stage (a run of blocks without a link
+    or a shape-changing block in between) and h' the same after the deletion: the reaction
+    ``ρ_i = ⟨h - h', D_i⟩ / ‖D_i‖²`` and the ratio of norms ``‖h - h'‖ / ‖D_i‖``, of each example,
+    then their means with t intervals over the examples. Independent blocks, which only add to what
+    passes them, give 1 and 1, whatever follows their sums; blocks that each turn it elsewhere 0 and
+    1; iterative refinement (Greff, Srivastava and Schmidhuber 2016, arXiv 1612.07771; Jastrzębski
+    et al. 2017, arXiv 1710.04773), in which later blocks repair, less than 1.
+
+    A value below 1 alone shows no repair: a net that damps any change has one as well, and so has
+    one whose weights are random. Two nulls stand beside it, each paired with it example by example.
+    The *untrained net* is measured on the same examples. The *donor* is another example's change:
+    with B° the branch of the donor, ``after(S + B - s B°)`` leaves the block, where s is such that
+    the change has the norm of D_i, and the reaction to that is measured along it. Donors are drawn
+    along a random cycle through each batch, anew for each block, by the seed, the number of the
+    batch and that of the block, so that they depend on the batch size; examples of different shapes
+    are in different batches. An example that is alone in its batch has no donor, and a unit
+    without shortcut has no sum to put one in. The summary says *repair* only where the mean
+    reaction lies below 1, the untrained net's and the donor's, with simultaneous intervals.
 
     Both are also given with the nonlinearities of the *junctions* held at the full net's (what lies
     on the way round the branches: the ReLU after the sum of a post-activation net), so that their
@@ -237,6 +293,11 @@ def reaction(
         seed: Of the choice of examples.
         batch_size: Examples at a time; it bounds the memory, since a stage's activations are kept.
         level: Of the intervals.
+        untrained: Whether to measure the net before training: built anew where a checkpoint names
+            its architecture, else a copy whose weights are drawn anew by ``reset_parameters`` and
+            ``_init_weights`` of its modules; by the seed, BatchNorm's running statistics those of
+            the first batch. Where neither can be done, the result says why. Or that net itself,
+            which is taken as it is.
         command: Recorded in the result; by default the program's command line.
         progress: Called with the block evaluations done, times examples.
 
@@ -268,6 +329,7 @@ def reaction(
         seed=seed,
         batch_size=batch_size,
         level=level,
+        untrained=untrained,
         command=command,
     )
     return study.run(progress)
@@ -285,6 +347,7 @@ def prepare_reaction(
     seed: int = 0,
     batch_size: int = 64,
     level: float = 0.95,
+    untrained: bool | nn.Module = True,
     command: str | None = None,
 ) -> ReactionStudy:
     """Do all of :func:`reaction` but the measurement, so that its cost is known beforehand.
@@ -300,6 +363,7 @@ def prepare_reaction(
         seed: As for :func:`reaction`.
         batch_size: As for :func:`reaction`.
         level: As for :func:`reaction`.
+        untrained: As for :func:`reaction`.
         command: As for :func:`reaction`.
 
     Returns:
@@ -327,23 +391,68 @@ def prepare_reaction(
             f"None of the {len(chain)} units of this net keeps its shape, so none can be deleted."
         )
     stages, forms = stages_of(chain, inputs), forms_of(chain, inputs)
-    # Once before the clock starts, since the first time also loads and allocates.
-    reactions(chain, stages, inputs, frozen=forms.measured)
-    inputs, _ = next(iter(subject.portions[0][1].data.batches(min(batch_size, _TIMED))))
-    inputs = _placed(inputs, subject.model["device"])
-    started = time.perf_counter()
-    examples = reactions(chain, stages, inputs, frozen=forms.measured).shape[-1]
-    seconds = (time.perf_counter() - started) / examples
-    return ReactionStudy(
+    chains, undefined, nulls = _untrained_chains(
+        model, subject, stages, untrained, seed, batch_size, plain, granularity
+    )
+    nulls["donor"] = (
+        "another example's change of the same norm, drawn along a random cycle through each batch, "
+        f"seed {seed}"
+    )
+    study = ReactionStudy(
         subject=subject,
         stages=stages,
         forms=forms,
+        untrained=chains,
+        undefined=undefined,
+        nulls=nulls,
         batch_size=batch_size,
-        seconds_per_example=seconds,
+        seconds_per_example=0.0,
         seed=seed,
         level=level,
         command=command,
     )
+    every = [chain, *chains[:1]]
+    # Once before the clock starts, since the first time also loads and allocates.
+    study._of_batch(every, *subject.sample, 0, None)
+    batch = next(iter(subject.portions[0][1].data.batches(min(batch_size, _TIMED))))
+    started = time.perf_counter()
+    examples = study._of_batch(every, *batch, 0, None).shape[-1]
+    return replace(study, seconds_per_example=(time.perf_counter() - started) / examples)
+
+
+def _untrained_chains(
+    model: nn.Module | Chain | Checkpoint,
+    subject: Subject,
+    stages: tuple[Stage, ...],
+    untrained: bool | nn.Module,
+    seed: int,
+    batch_size: int,
+    plain: bool,
+    granularity: Granularity,
+) -> tuple[tuple[Chain, ...], dict[str, str], dict[str, str]]:
+    """The untrained net's chain for each portion; or why there is none; or how it was made."""
+    if untrained is False:
+        return (), {"untrained": "it was left out"}, {}
+    try:
+        if isinstance(untrained, nn.Module):
+            fresh, how = untrained, "given by the user"
+        else:
+            inputs, _ = next(iter(subject.portions[0][1].data.batches(batch_size)))
+            inputs = _placed(inputs, subject.model["device"])
+            fresh, how = untrained_net(model, subject.chain, inputs, seed)
+        other = examine(fresh, subject.data, plain=plain, granularity=granularity, any_targets=True)
+        names = [block.name for block in subject.chain]
+        same = [block.name for block in other.chain] == names
+        if not same or stages_of(other.chain, other.sample[0]) != stages:
+            raise MeasurementError(
+                f"The untrained net comes apart into {len(other.chain)} blocks, other ones than "
+                f"the {len(names)} of the net; give one of the same architecture."
+            )
+    except EnsembleViewError as error:
+        if isinstance(untrained, nn.Module):
+            raise
+        return (), {"untrained": str(error)}, {}
+    return tuple(chain for chain, _ in other.portions), {}, {"untrained": how}
 
 
 def _placed(value: Any, device: str) -> Any:
