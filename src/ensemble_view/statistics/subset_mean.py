@@ -8,7 +8,7 @@ block does alone is known exactly, and so is how many subsets hold it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -242,9 +242,9 @@ def calibrated_mean(
     prediction at the known means of both. The first term is exact for a trial that does nothing
     and for one that ruins the net, and the second vanishes at both, so that it bends the curve
     between them, up or down, without a trial that holds a ruinous block. Where fewer than 8 trials,
-    or one or two of them, would decide the coefficient, it is taken as 0, and what it may be counts as an
-    error: between ``-height`` and ``height``, beyond which more deletions would repair the net, all
-    values are held to be equally likely.
+    or one or two of them, would decide the coefficient, it is taken as 0, and what it may be counts
+    as an error: between ``-height`` and ``height``, beyond which more deletions would repair the
+    net, all values are held to be equally likely.
 
     Trials and examples are crossed: with weights w of the trials, the variance is ``sum(w^2)``
     times the residual mean square of the trials, plus that of the examples' estimates over their
@@ -322,9 +322,8 @@ def _regression(y: Floats, design: Floats, method: str) -> CalibratedMean:
     )
 
 
-def _beyond(accepted: object, inside: float, step: float) -> float:
+def _beyond(accepted: Callable[[float], bool], inside: float, step: float) -> float:
     """The last ratio that is accepted in a direction."""
-    assert callable(accepted)
     for doubling in range(_MOST_DOUBLINGS):
         outside = inside + step * 2.0 ** (doubling - 20)
         if not accepted(outside):
