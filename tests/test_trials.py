@@ -38,9 +38,10 @@ from ensemble_view.models import build
 from ensemble_view.plan import Slot
 from ensemble_view.results import ResultError
 from ensemble_view.statistics.crossed_ratio import crossed_ratio
+from ensemble_view.statistics.subsets import Subsets
 from ensemble_view.studies import prepare_many, prepare_reorder
 from ensemble_view.studies.counts import read_counts
-from ensemble_view.studies.draws import Subsets, draw_swaps, exchanges, stages_of, swapped
+from ensemble_view.studies.draws import draw_swaps, exchanges, stages_of, swapped
 from language_nets import VOCABULARY, own_net, sequences, sums_by_hand
 from state import unchanged
 
@@ -95,8 +96,8 @@ def errors_by_hooks(*interventions: ensemble_view.Intervention) -> np.ndarray:
     return np.array(rows)
 
 
-def crossed_by_hand(y: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and limits from the mean squares of a two-way table, spelt out."""
+def crossed_by_hand(y: np.ndarray) -> tuple[float, float, float]:
+    """Mean, its variance and freedom from the mean squares of a two-way table, spelt out."""
     trials, examples = y.shape
     mean = sum(map(float, y.ravel())) / y.size
     of_trial = [float(row.mean()) for row in y]
@@ -115,20 +116,69 @@ def crossed_by_hand(y: np.ndarray, level: float = 0.95) -> tuple[float, float, f
         + ms_e**2 / (examples - 1)
         + ms_r**2 / ((trials - 1) * (examples - 1))
     )
-    half = scipy.stats.t.ppf((1 + level) / 2, freedom) * math.sqrt(total / y.size)
-    return mean, mean - half, mean + half
+    return mean, total / y.size, freedom
 
 
 def over_examples(y: np.ndarray) -> tuple[float, float, float]:
-    """Mean and limits where the trials are all there are."""
+    """Mean, variance of the mean and its freedom where the trials are all there are."""
     means = y.mean(0)
-    half = scipy.stats.t.ppf(0.975, len(means) - 1) * scipy.stats.sem(means)
-    return means.mean(), means.mean() - half, means.mean() + half
+    return means.mean(), scipy.stats.sem(means) ** 2, len(means) - 1
+
+
+def calibrated_by_hand(
+    y: np.ndarray, sets: list[tuple[int, ...]], alone: np.ndarray, full: float, chance: float
+) -> tuple[float, float, float]:
+    """The same with single deletions as control variate: averages over every subset, listed."""
+    share = [max(0.0, 1 - (one - full) / (chance - full)) for one in alone]
+
+    def covariates(blocks: tuple[int, ...]) -> tuple[float, float]:
+        left = math.prod(share[block] for block in blocks)
+        return left, left - left**2
+
+    every = [covariates(each) for each in itertools.combinations(range(BLOCKS), len(sets[0]))]
+    left, bend = np.array([covariates(each) for each in sets]).T
+    known_left, known_bend = np.mean(every, axis=0)
+    adjusted = y + (chance - full) * (left - known_left)[:, None]
+    design = np.column_stack([np.ones(len(y)), bend - known_bend])
+    fits = [np.linalg.lstsq(design, column)[0] for column in adjusted.T]
+    residuals = adjusted - design @ np.array(fits).T
+    hat = design @ np.linalg.inv(design.T @ design) @ design.T
+    weights = np.linalg.inv(design.T @ design)[0] @ design.T
+    trials, examples = y.shape
+    rows, freedom = residuals.mean(1), trials - 2
+    of_trials = max(
+        sum(w**2 for w in weights) * sum(r**2 for r in rows) / freedom,
+        sum((w * r / (1 - h)) ** 2 for w, r, h in zip(weights, rows, np.diag(hat), strict=True)),
+    )
+    rest = sum((residuals[t, e] - rows[t]) ** 2 for t in range(trials) for e in range(examples))
+    noise = sum(w**2 for w in weights) * rest / (freedom * (examples - 1) * examples)
+    intercepts = np.array(fits)[:, 0]
+    of_examples = max(scipy.stats.sem(intercepts) ** 2, noise)
+    of_trials = max(of_trials, noise)
+    variance = of_trials + of_examples - noise
+    spread = (
+        of_trials**2 / freedom
+        + of_examples**2 / (examples - 1)
+        + noise**2 / (freedom * (examples - 1))
+    )
+    return intercepts.mean(), variance, variance**2 / spread
+
+
+def bounded_by_hand(
+    value: float, variance: float, freedom: float, examples: int, lowest: float
+) -> tuple[float, float]:
+    """Limits by trying many candidates."""
+    t, z = scipy.stats.t.ppf(0.975, freedom), scipy.stats.norm.ppf(0.975)
+    candidates = np.linspace(lowest, 1, 200_001)
+    least = np.abs(candidates) * (1 - np.abs(candidates)) - abs(value) * (1 - abs(value))
+    room = t**2 * variance + z**2 * np.maximum(0, least) / examples
+    inside = candidates[(candidates - value) ** 2 <= room]
+    return inside.min(), inside.max()
 
 
 @cache
 def many_result() -> ManyResult:
-    return many(net(), data(), count="1,3,8-9", trials=12, batch_size=8)
+    return many(net(), data(), count="1-2,8-9", trials=12, batch_size=8)
 
 
 @cache
@@ -257,24 +307,31 @@ def test_each_row_is_what_the_definitions_say():
     result = many_result()
     values = result.run.scores.values
     baseline = errors_by_hooks(Delete())[0]
+    alone = errors_by_hooks(*map(Delete, range(BLOCKS))).mean(1)
+    _, labels = data()
+    chance = 1 - torch.bincount(labels).max().item() / EXAMPLES
     frame = result.frame.set_index("deleted")
-    assert frame["trials"].to_dict() == {1: 9, 3: 12, 8: 9, 9: 1}
-    assert frame["enumerated"].to_dict() == {1: True, 3: False, 8: True, 9: True}
+    assert frame["trials"].to_dict() == {1: 9, 2: 12, 8: 9, 9: 1}
+    assert frame["enumerated"].to_dict() == {1: True, 2: False, 8: True, 9: True}
     counts = np.array([len(blocks) for blocks in result.deleted])
     for count, row in frame.iterrows():
         y = values[counts == count]
-        by_hand = over_examples if row["enumerated"] else crossed_by_hand
-        mean, low, high = by_hand(y)
-        expected = [mean, max(low, 0), min(high, 1)]
-        np.testing.assert_allclose(row[["mean", "low", "high"]].astype(float), expected)
-        worse = row[["worsening", "worsening_low", "worsening_high"]].astype(float)
-        np.testing.assert_allclose(worse, by_hand(y - baseline))
+        sets = [each for each in result.deleted if len(each) == count]
+        for shift, lowest, names in (
+            (0.0, 0.0, ["mean", "low", "high"]),
+            (baseline, -1.0, ["worsening", "worsening_low", "worsening_high"]),
+        ):
+            if row["enumerated"]:
+                mean, variance, freedom = over_examples(y - shift)
+            else:
+                full = baseline.mean()
+                mean, variance, freedom = calibrated_by_hand(y - shift, sets, alone, full, chance)
+            low, high = bounded_by_hand(mean, variance, freedom, EXAMPLES, lowest)
+            np.testing.assert_allclose(row[names].astype(float), [mean, low, high], atol=2e-5)
         means = sorted(y.mean(1))
         assert (row["least"], row["most"]) == pytest.approx((means[0], means[-1]))
         quartiles = [row["lower_quartile"], row["median"], row["upper_quartile"]]
         np.testing.assert_allclose(quartiles, np.percentile(means, [25, 50, 75]))
-    _, labels = data()
-    chance = 1 - torch.bincount(labels).max().item() / EXAMPLES
     share = frame["worsening"] / (chance - baseline.mean())
     np.testing.assert_allclose(frame["normalised"], share)
     assert (frame["normalised_low"] <= share).all()
@@ -329,19 +386,33 @@ def test_by_default_one_to_as_many_as_there_are_up_to_twenty():
     assert sorted({len(blocks) for blocks in study.deleted}) == list(range(1, 10))
 
 
+def trie(kept: list[set[int]]) -> set[tuple[bool, ...]]:
+    """Each distinct prefix of blocks that ends with one that is run."""
+    return {
+        tuple(block in each for block in range(place + 1))
+        for each in kept
+        for place in range(BLOCKS)
+        if place in each
+    }
+
+
 def test_cost_is_that_of_the_shared_prefixes():
     study = prepare_many(chain(), data(), count="1,3", trials=12, batch_size=8)
     plans = [set(range(BLOCKS)), *({*range(BLOCKS)} - set(blocks) for blocks in study.deleted)]
-    prefixes = {
-        tuple(block in kept for block in range(place + 1))
-        for kept in plans
-        for place in range(BLOCKS)
-        if place in kept
-    }
+    prefixes = trie(plans)
+    plans += [{*range(BLOCKS)} - {block} for block in range(BLOCKS)]
     said = f"21 sets of 1 to 3 of 9 blocks on 24 examples: {len(prefixes)} block evaluations"
     assert str(study).startswith(said)
     assert f"instead of {sum(map(len, plans))} " in str(study)
     assert study.run().run.cost.block_evaluations == len(prefixes)
+    # Without single deletions among the trials, it is said what they add.
+    apart = prepare_many(chain(), data(), count="3", trials=12, batch_size=8)
+    of_trials = [{*range(BLOCKS)}, *({*range(BLOCKS)} - set(blocks) for blocks in apart.deleted)]
+    alone = [{*range(BLOCKS)} - {block} for block in range(BLOCKS)]
+    added = len(trie(of_trials + alone)) - len(trie(of_trials))
+    assert added > 0
+    said = f"12 sets of 3 of 9 blocks, and each alone ({added} block evaluations of these) on 24"
+    assert str(apart).startswith(said)
 
 
 REFUSED = [
@@ -413,9 +484,9 @@ def test_bins_of_tau_hold_every_trial_once_and_their_rows_are_crossed_means():
         inside = (result.taus >= row["tau_least"]) & (result.taus <= row["tau_most"])
         assert inside.sum() == row["trials"] > 1
         assert row["tau"] == pytest.approx(result.taus[inside].mean())
-        mean, low, high = crossed_by_hand(values[inside])
-        expected = [mean, max(low, 0), min(high, 1)]
-        np.testing.assert_allclose([row["mean"], row["low"], row["high"]], expected)
+        mean, variance, freedom = crossed_by_hand(values[inside])
+        expected = [mean, *bounded_by_hand(mean, variance, freedom, EXAMPLES, 0.0)]
+        np.testing.assert_allclose([row["mean"], row["low"], row["high"]], expected, atol=2e-5)
 
 
 def test_neighbours_are_swapped_one_by_one_with_tangos_interval():
@@ -494,7 +565,7 @@ def test_tables_are_narrow_and_the_rank_correlation_is_printed_with_its_interval
         assert sentence in " ".join(text.split())
     lines = many_result().table.splitlines()
     assert lines[1].split()[:2] == ["1", "9*"]
-    assert lines[2].split()[:2] == ["3", "12"]
+    assert lines[2].split()[:2] == ["2", "12"]
     assert lines[-1].startswith("* all there are")
 
 
@@ -643,9 +714,10 @@ def test_the_ratio_inverts_the_crossed_interval():
     units = rng.normal(0.8, 0.3, 30)
     found = crossed_ratio(table, units)
     assert found.value == pytest.approx(table.mean() / units.mean())
-    _, low, _ = crossed_by_hand(table - found.low * units)
-    _, _, high = crossed_by_hand(table - found.high * units)
-    assert (low, high) == pytest.approx((0, 0), abs=1e-6)
+    for limit, side in ((found.low, 1), (found.high, -1)):
+        mean, variance, freedom = crossed_by_hand(table - limit * units)
+        half = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(variance)
+        assert mean - side * half == pytest.approx(0, abs=1e-6)
     assert found.low < found.value < found.high
 
 

@@ -65,12 +65,12 @@ if TYPE_CHECKING:
     from ensemble_view.results.controls import ControlResult
     from ensemble_view.results.dose import DoseResult
     from ensemble_view.results.gradients import GradientsByLength
+    from ensemble_view.results.many import ManyResult
     from ensemble_view.results.pairs import PairsResult
     from ensemble_view.results.power_set import PowerSetResult
     from ensemble_view.results.reaction import ReactionResult
     from ensemble_view.results.reordering import ReorderResult
     from ensemble_view.results.surrogates import SurrogatesResult
-    from ensemble_view.results.trials import ManyResult
     from ensemble_view.studies import (
         export,
         gradients_by_block,
@@ -177,7 +177,7 @@ _MODULE_OF = {
     "LabelledData": "datasets",
     "LanguageResult": "results",
     "LesionResult": "results",
-    "ManyResult": "results.trials",
+    "ManyResult": "results.many",
     "MeasuredResult": "results",
     "MeasurementWarning": "errors",
     "MiddleRepeat": "interventions",

@@ -15,7 +15,7 @@ from ensemble_view.cli.opening import command_line, load, open_named
 from ensemble_view.cli.options import BatchSize, Json, Model, Overwrite, Seed
 from ensemble_view.errors import InterventionError
 from ensemble_view.results.folders import prepare
-from ensemble_view.results.trials import ManyResult
+from ensemble_view.results.many import ManyResult
 from ensemble_view.studies import prepare_many, prepare_reorder
 from ensemble_view.studies.experiment import Options
 

@@ -18,8 +18,9 @@ from ensemble_view.figures.style import COLUMN_WIDTH, FULL_WIDTH, GREY, legend, 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ensemble_view.results.many import ManyResult
     from ensemble_view.results.reordering import ReorderResult
-    from ensemble_view.results.trials import ManyResult, TrialsResult
+    from ensemble_view.results.trials import TrialsResult
 
 __all__ = ["many_figure", "reorder_figure"]
 
@@ -33,7 +34,8 @@ def many_figure(result: ManyResult) -> Figure:
 
     The counterpart of figure 5(a) of Veit, Wilber and Belongie (2016, arXiv 1605.06431). A box
     holds the middle half of the trials and its whiskers reach to the extremes; the marker is the
-    mean with its crossed interval.
+    mean over all subsets with its interval, and the dashed line is what the additive law predicts
+    of an ensemble, from single deletions.
 
     Args:
         result: random deletions.
@@ -61,6 +63,12 @@ def many_figure(result: ManyResult) -> Figure:
             Patch(facecolor=light, edgecolor=colour, linewidth=0.5, label="trials"),
             _means(axes, place, frame, "black", f"mean, {result.run.level:.0%} interval"),
         ]
+        if result.law is not None:
+            handles += axes.plot(
+                place, 1 - result.law.frame["predicted"], color=sns.color_palette("colorblind")[1],
+                linewidth=0.9, dashes=(3, 1.2), marker="s", markersize=1.8, markeredgewidth=0,
+                zorder=3, label="additive law",
+            )  # fmt: skip
         axes.set_xlabel("Number of deleted blocks")
         axes.set_xlim(place.min() - 0.75, place.max() + 0.75)
         axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))

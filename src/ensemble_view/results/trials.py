@@ -1,4 +1,4 @@
-"""Random trials and what they cost: k random deletions for each k (Veit et al. 2016, figure 5a)."""
+"""What random trials have in common: each is measured on the same examples."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +15,10 @@ import pandas as pd
 from ensemble_view.errors import MeasurementError
 from ensemble_view.results.run import Run
 from ensemble_view.results.study import StudyResult
-from ensemble_view.statistics.crossed import crossed_mean
-from ensemble_view.statistics.crossed_ratio import crossed_ratio
-from ensemble_view.statistics.rank_correlation import RankCorrelation, spearman
+from ensemble_view.statistics.rank_correlation import RankCorrelation
+from ensemble_view.statistics.subset_mean import Survival, calibrated_mean
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["COLUMNS", "ManyResult", "TrialsResult"]
+__all__ = ["COLUMNS", "TrialsResult"]
 
 COLUMNS = (
     "mean", "low", "high", "least", "lower_quartile", "median", "upper_quartile", "most",
@@ -33,7 +28,6 @@ COLUMNS = (
 """What a frame says of a group of trials."""
 
 _WORSENING = ("worsening", "worsening_low", "worsening_high")
-_HALF = 0.5
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,30 +86,40 @@ class TrialsResult(StudyResult):
         """The full net's mean score."""
         return float(self.run.scores.baseline.mean())
 
-    def of_trials(self, rows: npt.NDArray[np.intp], *, fixed: bool) -> dict[str, float]:
+    @cached_property
+    def proportions(self) -> bool:
+        """Whether every score is 0 or 1, so that means lie between these."""
+        scores = self.run.scores
+        return bool(np.isin(scores.values, (0, 1)).all() and np.isin(scores.baseline, (0, 1)).all())
+
+    def of_trials(
+        self, rows: npt.NDArray[np.intp], *, fixed: bool, known: Survival | None = None
+    ) -> dict[str, float]:
         """Describe some of the trials.
 
         Args:
             rows: which.
             fixed: whether these are all that there are, so that only examples were sampled.
+            known: what single deletions say of these trials.
 
         Returns:
-            The values of :data:`COLUMNS`.
+            The values of :data:`COLUMNS`. Limits of means of proportions lie in their range
+            (:func:`~ensemble_view.statistics.bounded.bounded_limits`).
         """
         scores, level = self.run.scores, self.run.level
-        mean = crossed_mean(scores.values[rows], level, trials_fixed=fixed)
-        worsening = crossed_mean(scores.worsening[rows], level, trials_fixed=fixed)
+        mean = calibrated_mean(scores.values[rows], known, trials_fixed=fixed)
+        sign = -1.0 if scores.higher_is_better else 1.0
+        worsening = mean.minus(scores.baseline).times(sign)
         share = (np.nan, np.nan, np.nan)
         if scores.chance is not None:
             above = scores.chance - scores.baseline
-            found = crossed_ratio(scores.worsening[rows], above, level, trials_fixed=fixed)
+            found = worsening.ratio(above, level, proportions=self.proportions)
             share = (found.value, found.low, found.high)
-        # A limit of the interval that no error can have says nothing.
-        least, most = (0.0, 1.0) if scores.name == "error" else (-np.inf, np.inf)
+        lowest, least = (0.0, -1.0) if self.proportions else (None, None)
         values = (
-            mean.value, *np.clip((mean.low, mean.high), least, most),
+            mean.value, *mean.limits(level, lowest=lowest),
             *np.quantile(self.means[rows], [0, 0.25, 0.5, 0.75, 1]),
-            worsening.value, worsening.low, worsening.high,
+            worsening.value, *worsening.limits(level, lowest=least),
             *share,
         )  # fmt: skip
         return dict(zip(COLUMNS, map(float, values), strict=True))
@@ -166,7 +170,7 @@ class TrialsResult(StudyResult):
             f"[{self._written(rows[i]['low'])}, {self._written(rows[i]['high'])}]"
             for i in dict.fromkeys([0, len(rows) // 2, len(rows) - 1])
         )
-        last = "All of this is said of this net on these examples only."
+        last = "These numbers are of this net and of examples like these only."
         return " ".join([self._opening, f"{what}: {steps}.", *sentences, last])
 
     def _shared_record(self) -> dict[str, Any]:
@@ -207,152 +211,3 @@ class TrialsResult(StudyResult):
             dose = " ".join(f"{doses[name][index]:>{size}}" for name, size in heads.items())
             lines.append(dose + cells(row))
         return lines
-
-
-@dataclass(frozen=True, repr=False)
-class ManyResult(TrialsResult):
-    """k random deletions for each k.
-
-    In ``frame`` a row per k: the mean over trials and examples with the t interval of a crossed
-    two-way table (:func:`~ensemble_view.statistics.crossed.crossed_mean`), extremes and quartiles
-    of the trials' means, the paired worsening against the full net, and that as a share of what
-    lies between the full net and chance (nan where there is no chance). Where all subsets were
-    taken (``enumerated``), the intervals are over examples alone.
-
-    Attributes:
-        deleted: the blocks that each trial deletes, in the order of the outcomes' rows.
-        enumerated: the numbers of deletions at which all subsets were taken.
-        groups: the blocks that could be drawn; several groups gave even shares.
-
-    Example:
-        Both single deletions of two blocks, three examples, and a measure of one's own.
-
-        >>> from ensemble_view.results import Cost, MeasuredOutcomes, Provenance
-        >>> values = np.array([[0.5, 0.6, 0.4], [0.9, 0.7, 0.8]])
-        >>> outcomes = MeasuredOutcomes(values, np.array([0.9, 0.8, 0.7]))
-        >>> provenance = Provenance({"name": "net"}, {"name": "three"}, {}, seed=0, command="",
-        ...                         date="", device="cpu", threads=1, batch_size=3)
-        >>> run = Run(outcomes, Cost(3, 4, 1), 0.1, provenance, measure="IoU")
-        >>> result = ManyResult(run, ("F", "G"), ((0,), (1,)), (1,), ((0, 1),))
-        >>> result.frame[["deleted", "trials", "enumerated", "mean", "worsening"]].round(2)
-           deleted  trials  enumerated  mean  worsening
-        0        1       2        True  0.65       0.15
-    """
-
-    kind = "many deletions"
-    table_name = "many"
-    figure_name = "many"
-
-    deleted: tuple[tuple[int, ...], ...]
-    enumerated: tuple[int, ...]
-    groups: tuple[tuple[int, ...], ...]
-
-    @property
-    def trials(self) -> Sequence[Sequence[int]]:
-        """The blocks that each trial deletes."""
-        return self.deleted
-
-    @cached_property
-    def counts(self) -> npt.NDArray[np.int64]:
-        """How many blocks each trial deletes, ``[trials]``."""
-        return np.array([len(blocks) for blocks in self.deleted], dtype=np.int64)
-
-    @cached_property
-    def _rows(self) -> list[dict[str, Any]]:
-        rows = []
-        for count in sorted(set(self.counts.tolist())):
-            chosen = np.flatnonzero(self.counts == count)
-            fixed = count in self.enumerated
-            first = {"deleted": count, "trials": len(chosen), "enumerated": fixed}
-            rows.append(first | self.of_trials(chosen, fixed=fixed))
-        return rows
-
-    @property
-    def trials_frame(self) -> pd.DataFrame:
-        """One row per trial: ``deleted``, ``blocks`` (their indices), ``mean``, ``worsening``."""
-        return pd.DataFrame(
-            {
-                "deleted": self.counts,
-                "blocks": [",".join(map(str, blocks)) for blocks in self.deleted],
-                "mean": self.means,
-                "worsening": self.worsenings,
-            }
-        )
-
-    @cached_property
-    def correlation(self) -> RankCorrelation:
-        """Spearman's correlation of the trials' means with the number deleted."""
-        return spearman(self.counts, self.means, self.run.level)
-
-    @property
-    def half_gone(self) -> int | None:
-        """The smallest number of deletions with half of the way to chance gone, if any has."""
-        found = [row["deleted"] for row in self._rows if row["normalised"] >= _HALF]
-        return min(found, default=None)
-
-    @property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """By number of deletions, and by trial."""
-        return {self.table_name: self.frame, "trials": self.trials_frame}
-
-    @property
-    def table(self) -> str:
-        """One row per number of deleted blocks; a star where these are all subsets."""
-        rows = self._rows
-        doses = {
-            "deleted": [str(row["deleted"]) for row in rows],
-            "trials": [f"{row['trials']}{'*' if row['enumerated'] else ' '}" for row in rows],
-        }
-        lines = self._table(doses, rows)
-        if self.enumerated:
-            lines.append("* all there are, so that the interval is over examples alone")
-        return "\n".join(lines)
-
-    @property
-    def summary(self) -> str:
-        """The curve in plain words, with the rank correlation."""
-        pool = sum(map(len, self.groups))
-        from_where = f"{pool} of {len(self.names)} blocks"
-        if len(self.groups) > 1:
-            from_where += f", shared out evenly over {len(self.groups)} stages"
-        sentences = [self._correlated("the number of deleted blocks", self.correlation)]
-        if self.half_gone is not None:
-            sentences.insert(
-                0,
-                "Half of what lies between the full net and chance is gone from "
-                f"{self.half_gone} deletions on.",
-            )
-        return self._in_words(
-            f"Deleted at random from {from_where}",
-            [f"{row['deleted']} deleted" for row in self._rows],
-            *sentences,
-        )
-
-    def plot(self) -> Figure:
-        """Draw the error against the number of deletions (figure 5(a) of the paper).
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.figures import many_figure
-
-        return many_figure(self)
-
-    def _record(self) -> dict[str, Any]:
-        return {
-            **self._shared_record(),
-            "half_gone": self.half_gone,
-            "enumerated": self.enumerated,
-            "groups": self.groups,
-            "deleted": self.deleted,
-        }
-
-    @classmethod
-    def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
-        return cls(
-            run=Run.restored(content, folder),
-            names=tuple(content["names"]),
-            deleted=tuple(tuple(blocks) for blocks in content["deleted"]),
-            enumerated=tuple(content["enumerated"]),
-            groups=tuple(tuple(group) for group in content["groups"]),
-        )

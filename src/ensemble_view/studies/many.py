@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -13,10 +14,16 @@ from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.engine import Progress
 from ensemble_view.errors import InterventionError
 from ensemble_view.interventions import Delete
-from ensemble_view.results.trials import ManyResult
+from ensemble_view.measures import ClassificationWithLogits
+from ensemble_view.plan import Trie
+from ensemble_view.results.additive import AdditivePredictions
+from ensemble_view.results.many import ManyResult
+from ensemble_view.statistics.subsets import Subsets
+from ensemble_view.studies.additive import AdditiveReduction, reason_for_no_law
 from ensemble_view.studies.counts import Counts, read_counts
-from ensemble_view.studies.draws import Subsets, stages_of
+from ensemble_view.studies.draws import stages_of
 from ensemble_view.studies.experiment import Experiment, Options, experiment, subject_of
+from ensemble_view.studies.power_set import measure_with_logits
 
 __all__ = ["ManyStudy", "check_trials", "many", "prepare_many"]
 
@@ -29,16 +36,18 @@ class ManyStudy:
     """Random deletions whose cost is known and which have not run yet.
 
     Args:
-        experiment: The deletions on the subject.
+        experiment: The deletions on the subject, then each block's alone.
         deleted: The blocks that each trial deletes, one entry per plan after the full net's.
         enumerated: Numbers of deletions at which these are all subsets.
         subsets: What was drawn from.
+        singles: The blocks that are deleted alone, one entry per plan after those of the trials.
     """
 
     experiment: Experiment
     deleted: tuple[tuple[int, ...], ...]
     enumerated: tuple[int, ...]
     subsets: Subsets
+    singles: tuple[int, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -50,16 +59,25 @@ class ManyStudy:
         """Block evaluations times examples: the total of what ``progress`` is told."""
         return self.experiment.work
 
+    @property
+    def added(self) -> int:
+        """How many of the block evaluations are for the single deletions only."""
+        plans = self.experiment.engine.plans
+        without = Trie(plans[: 1 + len(self.deleted)]).cost.block_evaluations
+        return self.experiment.engine.cost.block_evaluations - without
+
     def __str__(self) -> str:
         counts = sorted({len(blocks) for blocks in self.deleted})
         span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+        added = self.added
+        beside = f", and each alone ({added:,} block evaluations of these)" if added else ""
         return (
-            f"{len(self.deleted):,} sets of {span} of {self.subsets.size} blocks on "
+            f"{len(self.deleted):,} sets of {span} of {self.subsets.size} blocks{beside} on "
             f"{self.experiment}"
         )
 
     def run(self, progress: Progress | None = None) -> ManyResult:
-        """Measure all trials.
+        """Measure all trials and single deletions.
 
         Args:
             progress: Told of the block evaluations done, times examples.
@@ -67,12 +85,26 @@ class ManyStudy:
         Returns:
             The result; of the examples done so far, if the user interrupted.
         """
+        measure = self.experiment.measure
+        reduction = None
+        if isinstance(measure, ClassificationWithLogits):
+            reduction = AdditiveReduction(measure.logit_names, self.deleted, self.singles)
+        measured = self.experiment.measured(progress, reduction)
+        outcomes = dict(measured.outcomes)
+        predicted = outcomes.pop("additive", None)
+        run = self.experiment.run_of(replace(measured, outcomes=outcomes))
+        trials = len(self.deleted)
         return ManyResult(
-            run=self.experiment.run(progress),
+            run=run.part(slice(0, trials)),
             names=tuple(block.name for block in self.experiment.subject.chain),
             deleted=self.deleted,
             enumerated=self.enumerated,
             groups=self.subsets.groups,
+            alone=run.part(slice(trials, None)),
+            additive=None
+            if predicted is None
+            else AdditivePredictions(predicted, measured.facts["labels"]),
+            no_law=reason_for_no_law(measure),
         )
 
 
@@ -91,16 +123,24 @@ def many(
 
     The protocol of Veit, Wilber and Belongie (2016), section 4.2: subsets of k blocks are drawn
     uniformly, no subset twice, and all trials are measured on the same examples. Trials and
-    examples are crossed, so that the interval of the mean is that of a two-way table (:func:`
-    ~ensemble_view.statistics.crossed.crossed_mean`). Where there are no more subsets than trials,
-    all of them are taken, and no error of the trials' choice is left.
+    examples are crossed, so that the interval of the mean is that of a two-way table. Where there
+    are no more subsets than trials, all of them are taken, and no error of the trials' choice is
+    left.
+
+    Every block is deleted alone, too. These single deletions share their prefixes with the trials
+    (:attr:`ManyStudy.added` is what they add), and serve twice: as a control variate that takes
+    out which blocks happened to be drawn (:func:`
+    ~ensemble_view.statistics.subset_mean.subset_mean`), and for the additive law, which says what
+    an ensemble would lose: the accuracy of ``argmax(f - sum over i in D of (f - f_-i))`` is set
+    against the measured one of the same sets D on the same examples (:class:`
+    ~ensemble_view.results.additive.AdditiveLaw`).
 
     Args:
         model: As for :func:`ensemble_view.lesion`.
         data: As for :func:`ensemble_view.lesion`.
         count: Numbers of blocks to delete: ``"1-20"``, ``"1,2,5"``, a range or numbers; by default
             1 to 20, or as many as there are.
-        trials: Subsets per number, at least 2.
+        trials: Subsets per number, at least 2; of single blocks all.
         shape_keeping: Whether only blocks are drawn that keep the shape.
         stratified: Whether the deletions are shared out evenly over the stages (runs of blocks of
             one output shape): numbers differ by one at most unless a stage is all deleted, and all
@@ -120,7 +160,7 @@ def many(
         >>> checkpoint = ensemble_view.load_checkpoint("digits-resnet110")
         >>> result = ensemble_view.many(checkpoint, "digits", count="1,10", trials=3, limit=50)
         >>> result.frame[["deleted", "trials", "enumerated"]].to_dict("list")
-        {'deleted': [1, 10], 'trials': [3, 3], 'enumerated': [False, False]}
+        {'deleted': [1, 10], 'trials': [54, 3], 'enumerated': [True, False]}
     """
     study = prepare_many(
         model,
@@ -173,13 +213,26 @@ def prepare_many(
             f"{len(subject.chain)} blocks {which}; ask for at most {subsets.size}."
         )
     rng = np.random.default_rng(options.get("seed", 0))
-    drawn = {each: subsets.draw(each, trials, rng) for each in counts}
+    # All single deletions are measured in any case.
+    drawn = {
+        each: subsets.draw(each, subsets.size if each == 1 else trials, rng) for each in counts
+    }
     deleted = tuple(blocks for found, _ in drawn.values() for blocks in found)
+    singles = tuple(sorted(itertools.chain(*subsets.groups)))
+    plans = [Delete(*blocks) for blocks in (*deleted, *((block,) for block in singles))]
+    measure = measure_with_logits(subject, options)
     return ManyStudy(
-        experiment=experiment(subject, [Delete(*blocks) for blocks in deleted], options),
+        experiment=experiment(
+            subject,
+            plans,
+            options,
+            measure=measure,
+            held=len(plans) + 1 if isinstance(measure, ClassificationWithLogits) else 1,
+        ),
         deleted=deleted,
         enumerated=tuple(each for each, (_, complete) in drawn.items() if complete),
         subsets=subsets,
+        singles=singles,
     )
 
 
