@@ -104,7 +104,7 @@ class TrialsResult(StudyResult):
 
         Returns:
             The values of :data:`COLUMNS`. Limits of means of proportions lie in their range
-            (:func:`~ensemble_view.statistics.bounded.bounded_limits`).
+            (:func:`~ensemble_view.statistics.range_limits.bounded_limits`).
         """
         scores, level = self.run.scores, self.run.level
         mean = calibrated_mean(scores.values[rows], known, trials_fixed=fixed)

@@ -17,8 +17,8 @@ from scipy.special import ndtri, stdtrit
 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics import NormalisedDrop
-from ensemble_view.statistics.range_limits import bounded_limits, unseen
 from ensemble_view.statistics.contrasts import last_accepted
+from ensemble_view.statistics.range_limits import bounded_limits, unseen
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.statistics.student import student_interval
 from ensemble_view.statistics.subsets import Subsets
@@ -138,8 +138,8 @@ class CalibratedMean:
                 None where they may be any numbers.
 
         Returns:
-            The limits: as :func:`~ensemble_view.statistics.bounded.bounded_limits` gives them, or
-            those of Student's t.
+            The limits, as :func:`~ensemble_view.statistics.range_limits.bounded_limits` gives them,
+            or those of Student's t.
         """
         variance, freedom = self.spread
         if lowest is not None:
