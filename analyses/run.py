@@ -35,7 +35,6 @@ TRAINED = (
     "path_lengths",
     "effective_paths",
     "dropout_analogy",
-    "additive_average",
 )
 """They take the options of `scale_options`."""
 
