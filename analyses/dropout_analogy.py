@@ -1,12 +1,17 @@
 """Is leaving out whole branches at test time like dropout, or like an ensemble?
 
 Veit et al. 2016 (arXiv 1605.06431), section 4, liken a residual net to an ensemble of its paths.
-Then the answers of a net with random branches left out, averaged, should be those of an ensemble,
-as with dropout. Srivastava et al. 2014 (Journal of Machine Learning Research 15), section 7.5, hold
-the average of nets drawn by dropout (Monte Carlo) against the full net with its weights scaled by
-the probability of being kept: it takes about 50 drawn nets to be as good. A net trained with
-stochastic depth (Huang et al. 2016, arXiv 1603.09382) weighs its branches so in evaluation: its
-full net is the weight-scaling rule.
+The answers of a net with random branches left out are averaged here, as with dropout, and held
+against the full net. *That comparison has no power to tell an ensemble from another net*: the
+members of a true ensemble, left out at random, do no better than all of them together either
+(`tests/test_additive_average.py`); a test that a true ensemble passes and a serial net fails is in
+`additive_average.py`.
+
+Srivastava et al. 2014 (Journal of Machine Learning Research 15), section 7.5, hold the average of
+nets drawn by dropout (Monte Carlo) against the full net with its weights scaled by the probability
+of being kept: it takes about 50 drawn nets to be as good. A net trained with stochastic depth
+(Huang et al. 2016, arXiv 1603.09382) weighs its branches so in evaluation: its full net is the
+weight-scaling rule.
 
 Here each net is run with 20 random sets of branches kept, in several ways, and their probabilities
 are averaged; branches that are kept count as they are, or, as in dropout, divided by the
@@ -239,6 +244,11 @@ def summary(
         f"{made_by(command_of(__file__, scale), scale.device)} {scale.words} Keep-sets are drawn "
         f"with the net's seed. Negative log-likelihood in nats; calibration error: {BINS} bins of "
         "equal width, which overstates it where images are few; brackets: 95 % intervals.",
+        "",
+        "The comparison with the full net cannot tell an ensemble from another net: the members "
+        "of a true ensemble, left out at random, do no better than all together either "
+        "(`additive_average.py` has a test that they pass). It describes what averaging does to "
+        "these nets.",
         "",
         "Full nets (t intervals over the seeds) and ensembles (a single one each, so without):",
         "",

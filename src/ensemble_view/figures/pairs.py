@@ -25,7 +25,7 @@ def pairs_figure(result: PairsResult) -> Figure:
 
     Below the diagonal and on it the drops (of single deletions on the diagonal); above it the
     interactions on a diverging scale centred at zero, red where two blocks back each other up.
-    Dots mark interactions beyond doubt after Holm's correction, lines where a stage ends.
+    Dots mark significant interactions after Holm's correction, lines where a stage ends.
 
     Args:
         result: of all pairs.

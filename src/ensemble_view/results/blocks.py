@@ -12,6 +12,7 @@ import pandas as pd
 
 from ensemble_view.results.records import Provenance
 from ensemble_view.results.study import StudyResult
+from ensemble_view.results.text import about
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,7 +150,7 @@ class GradientsByBlock(StudyResult):
                 f"Put after the first of the last stage's {len(heads)} blocks, the head is right "
                 f"on {_percent(first)}, after the last on {_percent(last)}."
             )
-        sentences.append("All of this is said of this net on these examples only.")
+        sentences.append(about(self.examples, self.unit))
         return " ".join(sentences)
 
     def plot(self) -> Figure:

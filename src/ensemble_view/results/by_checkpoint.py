@@ -120,7 +120,7 @@ class GradientsByCheckpoint(StudyResult):
                 f"By {NAMES[str(weighting)]}, the mean length goes from {means[0]:.1f} to "
                 f"{means[-1]:.1f}; it is largest, {max(means):.1f}, at {longest}."
             )
-        sentences.append("All of this is said of this run on these examples only.")
+        sentences.append("These statements concern this run on these examples.")
         return " ".join(sentences)
 
     def plot(self) -> Figure:

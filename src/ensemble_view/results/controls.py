@@ -17,7 +17,7 @@ from ensemble_view.results.power_set import lesions_of, lesions_restored
 from ensemble_view.results.records import Lesion, Outcomes
 from ensemble_view.results.run import Run
 from ensemble_view.results.study import StudyResult
-from ensemble_view.results.text import shortened
+from ensemble_view.results.text import about, shortened
 from ensemble_view.statistics import holm, mcnemar_test, paired_counts, tango_interval
 from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.paired_ratio import paired_ratio
@@ -189,7 +189,7 @@ class ControlResult(StudyResult):
 
     @property
     def summary(self) -> str:
-        """Both mean drops, how many blocks differ beyond doubt, and what recalibration removes."""
+        """Both mean drops, how many blocks differ significantly, what recalibration removes."""
         run, frame = self.deleted, self.frame
         real = np.array([bool(block.blocks) for block in self.blocks])
         means = [
@@ -213,13 +213,13 @@ class ControlResult(StudyResult):
         more = int((sure & (frame["difference"] > 0)).sum())
         less = int((sure & (frame["difference"] < 0)).sum())
         sentences.append(
-            f"Beyond doubt (Holm's correction over {len(frame)}, p <= {1 - run.level:.2g}), the "
+            f"By paired tests (Holm's correction over {len(frame)}, p <= {1 - run.level:.2g}), the "
             f"control costs more than the deletion for {_counted(more)} and less for "
-            f"{_counted(less)}."
+            f"{_counted(less)}; the intervals in the table are of each block by itself."
         )
         if self.control == "recalibrated":
             sentences += self._removed()
-        sentences.append("All of this is said of this net on these examples only.")
+        sentences.append(about(run.examples, "examples"))
         return " ".join(sentences)
 
     def _removed(self) -> list[str]:

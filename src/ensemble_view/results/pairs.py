@@ -17,7 +17,7 @@ from ensemble_view.results.power_set import lesions_of, lesions_restored
 from ensemble_view.results.records import Lesion, Outcomes
 from ensemble_view.results.run import Run
 from ensemble_view.results.study import StudyResult
-from ensemble_view.results.text import shortened
+from ensemble_view.results.text import about, shortened
 from ensemble_view.statistics import paired_counts, tango_interval
 from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.interactions import PairInteractions, pair_interactions
@@ -194,7 +194,7 @@ class PairsResult(StudyResult):
 
     @property
     def summary(self) -> str:
-        """How many pairs back each other up beyond doubt, and how large interactions are."""
+        """How many pairs significantly back each other up, and how large interactions are."""
         run, frame = self.run, self.frame
         up, down = self._beyond_doubt()
         sentences = [
@@ -205,7 +205,7 @@ class PairsResult(StudyResult):
         ]
         rule = f"Holm's correction over {len(frame)}, p <= {1 - run.level:.2g}"
         sentences.append(
-            f"Beyond doubt ({rule}), it is above zero, so that the two back each other up, for "
+            f"It is significantly ({rule}) above zero, so that the two back each other up, for "
             f"{_counted(up)}; below zero, so that the second deletion costs less after the first, "
             f"for {_counted(down)}."
         )
@@ -216,7 +216,7 @@ class PairsResult(StudyResult):
             for name, mean in self.means.items()
         ]
         sentences.append(f"On average it is {' and '.join(means)}.")
-        sentences.append("All of this is said of this net on these examples only.")
+        sentences.append(about(run.examples, "examples"))
         return " ".join(sentences)
 
     def _number(self, value: float) -> str:
