@@ -21,6 +21,7 @@ __all__ = ["PathCounts"]
 
 _KIND, _VERSION = "paths", 1
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+_LONGEST = 1_000_000
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,6 +120,8 @@ class PathCounts(StudyResult):
     def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
         def lengths(rows: list[dict[str, Any]]) -> PathLengths:
             paths = {row["length"]: row["paths"] for row in rows}
+            if not all(isinstance(length, int) and 0 <= length < _LONGEST for length in paths):
+                raise ValueError(f"a path is as long as {max(map(str, paths))[:20]}")
             return PathLengths(tuple(paths.get(length, 0) for length in range(max(paths) + 1)))
 
         layers = content["layers"]

@@ -15,6 +15,7 @@ import pandas as pd
 from ensemble_view.errors import MeasurementError
 from ensemble_view.printable import printable
 from ensemble_view.results import files, folders
+from ensemble_view.results.checked import check_types
 from ensemble_view.results.files import ResultError, ResultWarning
 from ensemble_view.results.text import html_table, wrapped
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["StudyResult"]
 
 _VERSION = 1
+# What values of other types than were saved make of the code that restores them.
+_BROKEN = (
+    KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, MeasurementError,
+)  # fmt: skip
 
 
 class StudyResult(ABC):
@@ -198,7 +203,8 @@ class StudyResult(ABC):
         with folders.whole_result(folder, read) as (content, place):
             try:
                 result = cls._restored(content, place)
-            except (KeyError, TypeError, ValueError, MeasurementError) as error:
+                check_types(result)
+            except _BROKEN as error:
                 raise ResultError(
                     f"The files in {folder} do not fit together ({error}); expected those that "
                     "save() wrote of one run; run the study again."
