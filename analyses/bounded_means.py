@@ -63,7 +63,8 @@ def drawn(
         chance = generator.beta(10 * mean, 10 * (1 - mean), examples)
         return generator.binomial(sizes, chance).astype(float), sizes.astype(float), mean
     changed = generator.random(examples) < mean
-    return changed * np.where(generator.random(examples) < 0.8, 1.0, -1.0), None, 0.6 * mean
+    signs = np.where(generator.random(examples) < 0.8, 1.0, -1.0)
+    return changed.astype(np.float64) * signs, None, 0.6 * mean
 
 
 def cell(kind: str, mean: float, examples: int, repetitions: int) -> dict[str, float | str]:

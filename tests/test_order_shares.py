@@ -33,7 +33,7 @@ def test_energies_are_unbiased_whatever_stands_for_the_function(order):
     energies = order_energies(f, keep)
     truth = np.array([energies[1:].sum(), energies[1], energies[2]])
     found = []
-    for _ in range(300):
+    for _ in range(60):
         kept = draw(rng, 24, 5, keep)
         values = f[kept @ (1 << np.arange(5))]
         phi = standardised(kept, keep)
@@ -41,7 +41,7 @@ def test_energies_are_unbiased_whatever_stands_for_the_function(order):
         found.append(
             [k.sum() / (24 * 23) for k in (kernels.variance, kernels.first, kernels.second)]
         )
-    error = np.std(found, axis=0, ddof=1) / math.sqrt(300)
+    error = np.std(found, axis=0, ddof=1) / math.sqrt(60)
     # A bias of a tenth of the energy would be seen.
     assert (np.abs(np.mean(found, axis=0) - truth) <= 4 * error).all()
 
@@ -127,7 +127,7 @@ def test_one_strong_branch_among_dead_ones_is_additive_and_effectively_one():
     assert equal.effective.value == pytest.approx(20, abs=1e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.integers(2, 12), st.integers(20, 60), st.integers(0, 99), st.floats(0.05, 0.95),
     st.sampled_from([(), (1,), (4,), (3, 2)]), st.booleans(),

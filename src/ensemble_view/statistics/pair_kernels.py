@@ -254,12 +254,12 @@ def _fit(
     fitted = np.flatnonzero(~left_out)
     chosen = np.eye(number)[fitted]
     everything = np.arange(number)
-    rest = chosen - chosen.mean(axis=0)
+    rest = chosen
     linear, dual, pairs = np.zeros((3, number, number))
     dual = dual[fitted]
     coefficients = np.zeros((phi.shape[1], number))
     if order > 0:
-        coefficients = _ridge_coefficients(phi[fitted], rest, factor)
+        coefficients = _ridge_coefficients(phi[fitted], rest - rest.mean(axis=0), factor)
         linear = phi @ coefficients
         rest = chosen - linear[fitted]
     mean = rest.mean(axis=0)
