@@ -12,7 +12,8 @@ the same size; above 1 they amplify it only likewise.
 another image's branch, the mean branch, or the branch with its sign changed. If all of these cost
 about as much as the deletion, within a factor of two, the size of the branches explains what
 deletions do (Chang et al. 2017, arXiv 1710.10348), and not that paths back each other up; if all
-cost less, or all cost more, it does not. Beside it, the branches multiplied by other numbers than 0.
+cost less, or all cost more, it does not. Beside it, the branches multiplied by other numbers than
+0.
 
     python analyses/lesion_reactions.py [--scale digits]
 
