@@ -8,15 +8,17 @@ the block's own end: 1 where later blocks only add to what passes them. Below 1 
 missing only if they do so more than before training, and more than with another image's change of
 the same size; above 1 they amplify it only likewise.
 
-*Size*: noise of the branch's norm, in a random direction, in place of the deletion, all else as it
-was. If it costs about as much as the deletion, within a factor of two, the size of the branches
-explains what deletions do (Chang et al. 2017, arXiv 1710.10348), and not that paths back each other
-up. Beside it, the branches multiplied by other numbers than 0.
+*Size*: in place of the deletion noise of the branch's norm (each image's own, or in one direction),
+another image's branch, the mean branch, or the branch with its sign changed. If all of these cost
+about as much as the deletion, within a factor of two, the size of the branches explains what
+deletions do (Chang et al. 2017, arXiv 1710.10348), and not that paths back each other up; if all
+cost less, or all cost more, it does not. Beside it, the branches multiplied by other numbers than
+0.
 
     python analyses/lesion_reactions.py [--scale digits]
 
 writes ``analyses/lesion_reactions/``: ``stages.csv`` (reaction by net and stage),
-``perturbations.csv`` (deletion beside noise, by net and block), ``doses.csv``, the figure and
+``nulls.csv`` (deletion beside each null, by net and block), ``doses.csv``, the figure and
 ``summary.md``. About five minutes on one CPU core once the nets are trained.
 """
 
@@ -25,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,12 +41,13 @@ from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_optio
 import ensemble_view
 from ensemble_view import DoseResult, ReactionResult
 from ensemble_view.figures import FULL_WIDTH, paper_style
-from ensemble_view.results.dose_text import COMPARABLE
+from ensemble_view.results.dose import NULLS
+from ensemble_view.results.dose_text import COMPARABLE, explained
 from ensemble_view.results.reaction_text import answer
 
 IMAGES = 200
 DRAWS = 3
-"""Random perturbations of each block."""
+"""Of each random null for each block."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Reactions:
 
     Args:
         reaction: Of the later blocks of a stage, by stage.
-        doses: Errors by what branches are multiplied by, and under noise of their norm.
+        doses: Errors by what branches are multiplied by, and with nulls instead of deletions.
     """
 
     reaction: ReactionResult | str
@@ -74,7 +78,7 @@ def run(
         scale: Test images, and how nets are trained that are not bundled.
         nets: Bundled nets and architectures.
         images: At most so many test images, class-balanced.
-        draws: Random perturbations of each block.
+        draws: Of each random null for each block.
 
     Returns:
         The results, by net.
@@ -88,8 +92,8 @@ def run(
             "stages": _joined(
                 {n: r.stages_frame for n, r in reactions.items() if isinstance(r, ReactionResult)}
             ),
-            "perturbations": _joined(
-                {n: r.random_frame for n, r in doses.items() if isinstance(r, DoseResult)}
+            "nulls": _joined(
+                {n: r.nulls_frame for n, r in doses.items() if isinstance(r, DoseResult)}
             ),
             "doses": _joined({n: r.frame for n, r in doses.items() if isinstance(r, DoseResult)}),
         },
@@ -106,7 +110,7 @@ def reactions_of(scale: Scale, name: str, *, images: int, draws: int) -> Reactio
         scale: Test images, and how nets are trained that are not bundled.
         name: Of the net.
         images: At most so many test images.
-        draws: Random perturbations of each block.
+        draws: Of each random null for each block.
 
     Returns:
         The results.
@@ -150,36 +154,20 @@ def mean_of_single(doses: DoseResult) -> pd.Series[float]:
     return chosen.groupby("dose")["value"].mean()
 
 
-def mean_or_only(doses: DoseResult) -> pd.Series[float]:
-    """Return deletion beside noise: the mean over the blocks that keep the shape.
+def mean_or_only(doses: DoseResult) -> tuple[pd.DataFrame, pd.Series[Any]]:
+    """Return deletion beside the nulls: the mean over the blocks that keep the shape.
 
     Args:
         doses: Of a net.
 
     Returns:
-        Its row; that of the block, if there is one such block only.
+        A row per null, and the range over them; those of the block, if there is one such block.
     """
-    table = doses.random_frame
+    table = doses.nulls_frame
     # The mean, which says that no shape is changed, comes last.
-    return table[~table["changes_shape"]].iloc[-1]
-
-
-def verdict(low: float, high: float) -> str:
-    """Say whether the size of the branches explains what deletions do.
-
-    Args:
-        low: Lower end of the drop by noise over the drop by deletion.
-        high: Its upper end.
-
-    Returns:
-        "yes", "no, deletion does more", "no, noise does more", or "inconclusive".
-    """
-    least, most = COMPARABLE
-    if high < least:
-        return "no, deletion does more"
-    if low > most:
-        return "no, noise does more"
-    return "yes" if low >= least and high <= most else "inconclusive"
+    block = table[~table["changes_shape"]].iloc[-1]["blocks"]
+    ranges = doses.ranges_frame
+    return table[table["blocks"] == block], ranges[ranges["blocks"] == block].iloc[0]
 
 
 def draw(found: Mapping[str, Reactions]) -> Figure:
@@ -254,11 +242,11 @@ def summary(scale: Scale, images: int, found: Mapping[str, Reactions]) -> list[s
         "⟨h - h', D⟩ / ‖D‖² at the end of a stage, D the change that leaves the deleted block, "
         "mean over the blocks that others follow; *untrained*: of the net with random weights; "
         "*donor*: of the net to another image's change of the same norm. Later blocks *add up* "
-        "where the reaction lies within 0.9 and 1.1; they *repair* only where it lies below 1, below the "
-        "untrained net's and below the donor's, and *amplify* only where it lies above all three, "
-        "with simultaneous intervals of the paired differences (Bonferroni over the comparisons of "
-        "a net). Nothing is said of nets without shortcuts, whose units have no sum to put a "
-        "donor's branch in.",
+        "where the reaction lies within 0.9 and 1.1; they *repair* only where it lies below 1, "
+        "below the untrained net's and below the donor's, and *amplify* only where it lies above "
+        "all three, with simultaneous intervals of the paired differences (Bonferroni over the "
+        "comparisons of a net). Nothing is said of nets without shortcuts, whose units have no sum "
+        "to put a donor's branch in.",
         "",
         *markdown_table(
             ("net", "stage", "blocks", "reaction", "untrained", "donor", "reaction − untrained",
@@ -268,12 +256,16 @@ def summary(scale: Scale, images: int, found: Mapping[str, Reactions]) -> list[s
         "",
         "## Size",
         "",
-        "What one deletion costs, and noise of the branch's norm instead, in points of error, mean "
-        f"over the blocks that keep the shape; the size explains it if the ratio lies within "
-        f"{COMPARABLE[0]:g} and {COMPARABLE[1]:g}.",
+        "What one deletion costs in points of error, mean over the blocks that keep the shape, and "
+        "how many times as much each null costs instead of it: *noise* of the branch's norm, each "
+        "image's own; *constant*: in one direction; *donor*: another image's branch; *mean*: the "
+        "mean branch; *flipped*: the branch with its sign changed, twice as large a change. The "
+        "size explains it only if all intervals lie within "
+        f"{COMPARABLE[0]:g} and {COMPARABLE[1]:g}, and does not only if all lie outside on one "
+        "side.",
         "",
         *markdown_table(
-            ("net", "deletion", "noise", "noise / deletion", "does the size explain it?"),
+            ("net", "deletion", *NULLS, "does the size explain it?"),
             [_size_row(name, each.doses) for name, each in found.items()],
         ),
         "",
@@ -300,16 +292,20 @@ def _reaction_rows(name: str, result: ReactionResult | str) -> list[tuple[object
 
 def _size_row(name: str, result: DoseResult | str) -> tuple[object, ...]:
     if isinstance(result, str):
-        return (name, f"refused: {result}", *[""] * 3)
-    row = mean_or_only(result)
-    deletion, noise = (
-        in_points([row[f"{what}{end}"] for end in ("", "_low", "_high")])
-        for what in ("deleted", "perturbed")
-    )
-    if np.isnan(row["ratio"]):
-        return (name, deletion, noise, "", "the deletions' cost cannot be told from zero")
-    ratio = f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]"
-    return (name, deletion, noise, ratio, verdict(row["ratio_low"], row["ratio_high"]))
+        return (name, f"refused: {result}", *[""] * (len(NULLS) + 1))
+    rows, span = mean_or_only(result)
+    deletion = in_points([rows.iloc[0][f"deleted{end}"] for end in ("", "_low", "_high")])
+    if np.isnan(span["low"]):
+        costs = "the deletions' cost cannot be told from zero"
+        return (name, deletion, *[""] * len(NULLS), costs)
+    by_null = {row["null"]: row for row in rows.to_dict("records")}
+    ratios = [
+        f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]"
+        if (row := by_null.get(null))
+        else ""
+        for null in NULLS
+    ]
+    return (name, deletion, *ratios, explained(span.to_dict()))
 
 
 if __name__ == "__main__":

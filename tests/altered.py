@@ -74,7 +74,7 @@ def altered_by_hand(
             dropped.add(one.block)
         elif isinstance(one, Replace):
             kind[one.block], factor[one.block] = one.value, 1.0
-            if one.value in ("resample", "perturbed"):
+            if one.value in ("resample", "perturbed", "constant"):
                 kind[one.block] = (one.value, one.seed, one.block)
         elif isinstance(one, Repeat):
             times[one.block] *= one.times
@@ -109,6 +109,10 @@ def altered_by_hand(
             branch = means[index].expand_as(branch)
         elif kind[index][0] == "resample":
             branch = branch[resample(torch.arange(len(branch)), kind[index][1:])]
+        elif kind[index][0] == "constant":
+            (direction,) = directions((1, *branch.shape[1:]), kind[index][1:])
+            unit = direction / direction.norm()
+            branch = torch.stack([one + one.norm() * unit for one in branch])
         elif kind[index][0] == "perturbed":
             branch = torch.stack(
                 [

@@ -1,4 +1,4 @@
-"""Doses and perturbations: outcomes by hand, intervals, files, figure, command."""
+"""Doses and nulls: outcomes by hand, intervals, files, figure, command."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from scipy import stats
 from torch import Tensor
 
 import nets
-from altered import altered_by_hand
+from altered import altered_by_hand, means_by_hand
 from cases import images
 from ensemble_view import DoseResult, Replace, Scale, dose_response, unravel
 from ensemble_view.checkpoints import save_checkpoint
 from ensemble_view.cli import main
 from ensemble_view.errors import InterventionError, MeasurementError
 from ensemble_view.models import build
+from ensemble_view.results.dose_text import explained
 from ensemble_view.statistics import tango_interval
 from ensemble_view.statistics.paired_ratio import paired_ratio
 from ensemble_view.studies.dose import prepare_dose_response
@@ -53,19 +54,28 @@ def result(net) -> DoseResult:
 def test_outcomes_are_those_of_the_formula(net, result):
     x, _ = make_data()
     labels = torch.from_numpy(result.run.outcomes.labels)
+    means = means_by_hand(net, [x])
     seen = []
     for number, each in enumerate(result.doses):
-        if each.dose is None:
-            # Draws of one study seed are not those of another.
-            done = [Replace(each.blocks[0], "perturbed", 2 + each.draw)]
-        else:
+        kinds = {"noise": "perturbed", "constant": "constant", "donor": "resample"}
+        if each.dose is not None:
             done = [Scale(index, each.dose) for index in each.blocks]
-        wrong = altered_by_hand(net, x, done).argmax(1) != labels
+        elif each.null == "flipped":
+            done = [Scale(each.blocks[0], -1)]
+        elif each.null == "mean":
+            done = [Replace(each.blocks[0], "mean")]
+        else:
+            # Draws of one study seed are not those of another.
+            done = [Replace(each.blocks[0], kinds[each.null], 2 + each.draw)]
+        wrong = altered_by_hand(net, x, done, means).argmax(1) != labels
         assert result.run.scores.values[number].tolist() == wrong.double().tolist()
-        seen.append((each.label, each.dose, each.draw))
-    assert seen[:5] == [("0", 0, 0), ("0", 0.5, 0), ("0", 1.5, 0), ("0", None, 0), ("0", None, 1)]
-    assert seen[-3:] == [("all", 0, 0), ("all", 0.5, 0), ("all", 1.5, 0)]
-    assert len(seen) == 4 * 5 + 3
+        seen.append((each.label, each.dose, each.draw, each.null))
+    nulls = [(n, d) for n in ("noise", "constant", "donor") for d in (0, 1)]
+    nulls += [("mean", 0), ("flipped", 0)]
+    assert [each[:2] for each in seen[:3]] == [("0", 0), ("0", 0.5), ("0", 1.5)]
+    assert seen[3:11] == [("0", None, draw, null) for null, draw in nulls]
+    assert [each[:2] for each in seen[-3:]] == [("all", 0), ("all", 0.5), ("all", 1.5)]
+    assert len(seen) == 4 * 11 + 3
 
 
 def test_rows_follow_from_the_outcomes(result):
@@ -81,20 +91,83 @@ def test_rows_follow_from_the_outcomes(result):
     assert frame["worsening_low"][0] == interval.low
     assert frame["worsening_high"][0] == interval.high
     assert frame["value"][0] == pytest.approx(0.25 + frame["worsening"][0])
-    random = result.random_frame
-    assert random["blocks"].tolist() == ["0", "1", "2", "3", "mean"]
+    found = result.nulls_frame
+    names = ["noise", "constant", "donor", "mean", "flipped"]
+    assert found["null"].tolist() == names * 5
+    assert found["blocks"].tolist() == [b for b in ("0", "1", "2", "3", "mean") for _ in names]
     for number in range(4):
-        drawn = scores.worsening[[5 * number + 3, 5 * number + 4]].mean(0)
-        low = high = drawn.mean()
-        # Where no example changes, the interval is a point.
-        if drawn.any():
-            low, high = stats.t.interval(0.95, COUNT - 1, drawn.mean(), stats.sem(drawn))
-        assert random["perturbed"][number] == pytest.approx(drawn.mean())
-        assert random["perturbed_low"][number] == pytest.approx(low)
-        assert random["perturbed_high"][number] == pytest.approx(high)
-        assert random["deleted"][number] == pytest.approx(scores.worsening[5 * number].mean())
-    assert random["deleted"][4] == pytest.approx(random["deleted"][:4].mean())
-    assert random["perturbed"][4] == pytest.approx(random["perturbed"][:4].mean())
+        for row, plans in enumerate(([3, 4], [5, 6], [7, 8], [9], [10])):
+            instead = scores.worsening[[11 * number + plan for plan in plans]].mean(0)
+            deleted = scores.worsening[11 * number]
+            low = high = instead.mean()
+            # Where no example changes, the interval is a point.
+            if instead.std():
+                low, high = stats.t.interval(0.95, COUNT - 1, instead.mean(), stats.sem(instead))
+            place = found.iloc[5 * number + row]
+            assert place["draws"] == len(plans)
+            assert place["instead"] == pytest.approx(instead.mean())
+            assert (place["instead_low"], place["instead_high"]) == pytest.approx((low, high))
+            assert place["deleted"] == pytest.approx(deleted.mean())
+            ratio = paired_ratio(instead, deleted)
+            assert place["ratio"] == pytest.approx(ratio.value, nan_ok=True)
+    for row in range(5):
+        mean = found.iloc[20 + row]
+        single = found.iloc[[5 * number + row for number in range(4)]]
+        assert mean["instead"] == pytest.approx(single["instead"].mean())
+        assert mean["deleted"] == pytest.approx(single["deleted"].mean())
+    ranges = result.ranges_frame
+    assert ranges["blocks"].tolist() == ["0", "1", "2", "3", "mean"]
+    last = found.iloc[20:]
+    assert ranges["lowest"][4] == pytest.approx(last["ratio"].min(), nan_ok=True)
+    assert ranges["high"][4] == pytest.approx(last["ratio_high"].max(), nan_ok=True)
+    assert ranges["most_low"][4] == pytest.approx(last["ratio_low"].max(), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ([(0.6, 0.9), (0.7, 1.9)], "yes"),
+        ([(0.1, 0.2), (0.2, 0.4)], "no, deletion does more"),
+        ([(2.1, 3.0), (2.5, 9.0)], "no, deletion does less"),
+        ([(0.1, 0.2), (0.6, 1.4)], "depends on the null"),
+        ([(0.1, 0.2), (2.6, 3.4)], "depends on the null"),
+        ([(0.8, 1.2), (2.6, 3.4)], "depends on the null"),
+        ([(0.1, 0.2), (0.3, 0.7)], "open"),
+        ([(0.3, 0.7), (1.5, 2.5)], "open"),
+        ([(math.nan, math.nan)], "open"),
+    ],
+)
+def test_size_explains_by_all_nulls_or_not_at_all(limits, said):
+    lows, highs = zip(*limits, strict=True)
+    row = {
+        "low": min(lows), "most_low": max(lows), "least_high": min(highs), "high": max(highs),
+    }  # fmt: skip
+    assert explained(row) == said
+
+
+@pytest.mark.parametrize(("count", "batch"), [(25, None), (13, None)])
+def test_a_batch_of_one_is_avoided_so_that_each_has_a_donor(net, count, batch, monkeypatch):
+    import ensemble_view.studies.experiment as module
+
+    calibrate = module.calibrate
+    monkeypatch.setattr(
+        module, "calibrate",
+        lambda *args, sizes=None, **options: calibrate(*args, sizes=sizes or [12], **options),
+    )  # fmt: skip
+    data = images(count, seed=3), torch.arange(count) % nets.CLASSES
+    study = prepare_dose_response(net, data, blocks="1", doses=[0], granularity="branch")
+    assert study.experiment.calibration.batch_size == 11
+    assert study.undefined == {}
+    assert study.run().nulls_frame["null"].tolist()[2] == "donor"
+
+
+def test_where_a_batch_must_be_of_one_the_donor_is_left_out_and_said_to_be(net):
+    data = images(5, seed=3), torch.arange(5) % nets.CLASSES
+    result = dose_response(
+        net, data, blocks="1", doses=[0], granularity="branch", batch_size=4, draws=1
+    )
+    assert result.nulls_frame["null"].tolist() == ["noise", "constant", "mean", "flipped"]
+    assert "The donor was not measured: a batch is of one example" in result.summary
 
 
 def test_a_measure_of_ones_own_has_t_intervals(net):
@@ -107,7 +180,8 @@ def test_a_measure_of_ones_own_has_t_intervals(net):
     low, high = stats.t.interval(0.95, COUNT - 1, change.mean(), stats.sem(change))
     row = result.frame.iloc[0]
     assert (row["worsening_low"], row["worsening_high"]) == pytest.approx((low, high))
-    assert result.random_frame.empty
+    assert result.nulls_frame.empty
+    assert result.ranges_frame.empty
     assert list(result.tables) == ["dose"]
     assert len(result.plot().axes) == 1
 
@@ -143,6 +217,11 @@ def test_the_ratio_covers_and_is_undefined_without_a_denominator():
     ("options", "error", "sentence"),
     [
         ({"doses": [1]}, MeasurementError, r"^There is no dose beside 1, which is the full net;"),
+        (
+            {"nulls": ["zero"]},
+            MeasurementError,
+            r"^There is no null 'zero'; expected some of noise",
+        ),
         ({"draws": -1}, MeasurementError, r"^draws is -1; expected at least 0\.$"),
         ({"blocks": []}, InterventionError, r"^There is no block to scale: none was named"),
         ({"blocks": "9"}, InterventionError, r"^There is no block 9: this chain has 4 blocks"),
@@ -155,7 +234,7 @@ def test_options_that_do_not_fit_are_refused(net, options, error, sentence):
 
 
 def test_doses_that_are_no_outcomes_are_refused(result):
-    with pytest.raises(MeasurementError, match=r"^There are 1 doses but outcomes of 23 plans;"):
+    with pytest.raises(MeasurementError, match=r"^There are 1 doses but outcomes of 47 plans;"):
         DoseResult(result.doses[:1], result.run)
 
 
@@ -164,8 +243,8 @@ def test_saved_and_loaded_results_are_equal(result, tmp_path):
     loaded = DoseResult.load(tmp_path)
     assert loaded.doses == result.doses
     pd.testing.assert_frame_equal(loaded.frame, result.frame)
-    pd.testing.assert_frame_equal(loaded.random_frame, result.random_frame)
-    for name in ("dose.csv", "perturbations.csv", "dose.pdf", "dose.png"):
+    pd.testing.assert_frame_equal(loaded.nulls_frame, result.nulls_frame)
+    for name in ("dose.csv", "nulls.csv", "ranges.csv", "dose.pdf", "dose.png"):
         assert (tmp_path / name).stat().st_size > 100
 
 
@@ -184,9 +263,12 @@ def test_the_figure_shows_what_was_measured(result):
         rows = result.frame[result.frame["blocks"] == label]
         assert list(line.get_xdata()) == rows["dose"].tolist()
         assert list(line.get_ydata()) == rows["value"].tolist()
-    for column in ("deleted", "perturbed"):
-        (line,) = (each for each in right.lines if each.get_label() == f"_{column}")
-        assert list(line.get_ydata()) == result.random_frame[column][:4].tolist()
+    found = result.nulls_frame.iloc[:20]
+    for name in ("deleted", "noise", "constant", "donor", "mean", "flipped"):
+        (line,) = (each for each in right.lines if each.get_label() == f"_{name}")
+        rows = found[found["null"] == ("noise" if name == "deleted" else name)]
+        column = "deleted" if name == "deleted" else "instead"
+        assert list(line.get_ydata()) == rows[column].tolist()
 
 
 def run(*words: object) -> int:
@@ -202,7 +284,7 @@ def test_the_command(tmp_path, capsys):
     words = ("dose", path, "--limit", 8, "--blocks", "1,3", "--doses", "0,0.5", "--draws", 1)
     assert run(*words, "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("6 doses and 2 perturbations on 8 examples: ")
+    assert printed.startswith("6 doses and 10 nulls on 8 examples: ")
     assert DoseResult.load(tmp_path / "out").table in printed
     assert run(*words, "--json") == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "dose and response"

@@ -62,7 +62,7 @@ from test_interventions_executed import (
 
 
 def depends_on_batch(what: object) -> bool:
-    return any(word in str(what) for word in ("resample", "perturbed"))
+    return any(word in str(what) for word in ("resample", "perturbed", "constant"))
 
 
 def extractable(interventions: list[Intervention]) -> list[Intervention]:
@@ -434,7 +434,11 @@ def test_what_stays_of_a_deleted_block_is_kept_where_it_matters():
 
 @pytest.mark.parametrize(
     ("value", "what"),
-    [("resample", "another example's"), ("perturbed", "itself with random noise")],
+    [
+        ("resample", "another example's"),
+        ("perturbed", "itself with random noise"),
+        ("constant", "itself with noise of its norm"),
+    ],
 )
 def test_a_branch_that_depends_on_the_batch_is_refused(value, what):
     _, chain, _ = prepared(nets.RootLoop)

@@ -125,7 +125,9 @@ anything: st.SearchStrategy[Intervention] = st.one_of(
     st.builds(Scale, name, numbers),
     st.builds(DropShortcut, name),
     st.builds(Replace, name, st.sampled_from(["mean", "resample", "zero"])),
-    st.builds(Replace, name, st.sampled_from(["resample", "perturbed"]), st.integers(0, 2**32)),
+    st.builds(
+        Replace, name, st.sampled_from(["resample", "perturbed", "constant"]), st.integers(0, 2**32)
+    ),
     st.builds(Parallel, name, name, st.sampled_from(["sum", "mean"])),
     st.builds(MiddleRepeat, name, name),
 )
@@ -186,11 +188,11 @@ def test_interventions_are_read_in_the_words_of_python(text, meant):
         ),
         (
             "replace 3 median",
-            r"^A branch is replaced by mean, resample, perturbed or zero; got 'median'\.$",
+            r"^A branch is replaced by mean, resample, perturbed, constant or zero; got 'median'",
         ),
         (
             "replace 3 mean 1",
-            r"^A seed, from 0, is that of resample or perturbed; got 1 with mean\.$",
+            r"^A seed, from 0, is that of resample, perturbed or constant; got 1 with mean\.$",
         ),
         ("parallel 3 4 max", r"^Parallel branches are combined by sum or mean; got 'max'\.$"),
     ],

@@ -86,6 +86,8 @@ ON_BRANCHES = [
     Replace(1, "resample"),
     Replace(2, "resample", 7) | Scale(2, 2) | DropShortcut(2),
     Replace(1, "perturbed"),
+    Replace(1, "constant"),
+    Replace(3, "constant", 2) | Delete(1),
     Replace(2, "perturbed", 3) | Scale(2, 0.5) | Delete(0),
     Replace(1, "zero"),
     Delete(0) | Scale(1, 0.5) | Replace(2, "mean"),
@@ -171,7 +173,9 @@ simple: st.SearchStrategy[Intervention] = st.one_of(
     st.builds(Scale, index, factor),
     st.builds(DropShortcut, index),
     st.builds(Replace, index, st.sampled_from(["mean", "zero"])),
-    st.builds(Replace, index, st.sampled_from(["resample", "perturbed"]), st.integers(0, 3)),
+    st.builds(
+        Replace, index, st.sampled_from(["resample", "perturbed", "constant"]), st.integers(0, 3)
+    ),
     st.builds(Repeat, index, st.integers(1, 3)),
     st.builds(Swap, index, index),
     st.permutations(range(4)).map(Reorder),
@@ -320,6 +324,7 @@ def test_one_example_has_no_other():
         (Replace(1, "mean"), 3),
         (Replace(1, "resample"), 4),
         (Replace(1, "perturbed"), 4),
+        (Replace(1, "constant"), 4),
         (Scale(1, 0), 4),
         (DropShortcut(1), 4),
         (Repeat(1, 3), 6),
@@ -492,7 +497,7 @@ def test_a_layer_of_a_transformer_is_scaled_as_a_whole():
         assert error(model(x, mask), expected) <= EXACT
 
 
-@pytest.mark.parametrize("value", ["mean", "resample", "perturbed"])
+@pytest.mark.parametrize("value", ["mean", "resample", "perturbed", "constant"])
 def test_values_of_other_examples_need_a_sum_by_example(value):
     """Positions may come first, or be joined with the examples: rows are then no examples."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ensemble_view.chain import Chain, arguments_of
 from ensemble_view.errors import InterventionError, MeasurementError
-from ensemble_view.parts import Constant, Drawn, InTurn, Part, Sum, perturb, resample
+from ensemble_view.parts import DRAWS, Constant, Drawn, InTurn, Part, Sum
 from ensemble_view.plan import Action, Step
 
 __all__ = ["alter", "branch_means"]
@@ -41,8 +41,8 @@ def alter(chain: Chain, step: Step, means: Mapping[int, Tensor]) -> Part:
         value, seed = member.treatment.branch, (member.treatment.seed, member.index)
         if value == "mean":
             branch = Constant(mean_of(block.index, block.name, means))
-        elif value in ("resample", "perturbed"):
-            branch = Drawn(branch, resample if value == "resample" else perturb, seed)
+        elif value in DRAWS:
+            branch = Drawn(branch, DRAWS[value], seed)
         if member.action is not Action.DELETE:
             share = len(blocks) if step.mean else 1
             terms.append((member.treatment.factor / share, branch))

@@ -105,8 +105,12 @@ def extract_plan(
             "copied; extract from a chain that unravel found."
         )
     for step in plan.altered:
-        if step.treatment.branch in ("resample", "perturbed"):
-            what = {"resample": "another example's", "perturbed": "itself with random noise"}
+        what = {
+            "resample": "another example's",
+            "perturbed": "itself with random noise",
+            "constant": "itself with noise of its norm",
+        }
+        if step.treatment.branch in what:
             raise InterventionError(
                 f"The branch of block {step.index} ({chain.blocks[step.index].name}) is to be "
                 f"replaced by {what[step.treatment.branch]}, which depends on the batch and so "

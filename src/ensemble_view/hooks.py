@@ -27,7 +27,7 @@ from ensemble_view.discovery import Provenance, unravel_arguments
 from ensemble_view.discovery.evaluation import uncached, uncompiled, unfused_attention
 from ensemble_view.errors import InterventionError
 from ensemble_view.interventions import Compose, Intervention
-from ensemble_view.parts import InTurn, Part, expand, perturb, resample
+from ensemble_view.parts import DRAWS, InTurn, Part, expand
 from ensemble_view.plan import Action, Plan, Step, bind
 from ensemble_view.shared_state import EXPORT, Shared
 from ensemble_view.sites import ModuleCall, Site, SiteMode, modes_on, unwrapped
@@ -328,9 +328,8 @@ def _in_place_of(branch: Tensor, step: Step, mean: Tensor | None) -> Tensor:
         return torch.zeros_like(branch)
     if mean is not None:
         branch = expand(branch, mean.to(branch))
-    elif step.treatment.branch in ("resample", "perturbed"):
-        draw = resample if step.treatment.branch == "resample" else perturb
-        branch = draw(branch, (step.treatment.seed, step.index))
+    elif step.treatment.branch in DRAWS:
+        branch = DRAWS[step.treatment.branch](branch, (step.treatment.seed, step.index))
     return branch if step.treatment.factor == 1 else step.treatment.factor * branch
 
 

@@ -6,7 +6,7 @@ module puts together can be read again as a value, so that the engine can make o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from ensemble_view.errors import MeasurementError
 
 __all__ = [
+    "DRAWS",
     "Constant",
     "Context",
     "Drawn",
@@ -27,6 +28,7 @@ __all__ = [
     "identity",
     "perturb",
     "resample",
+    "shift",
 ]
 
 Context: TypeAlias = tuple[Any, ...]
@@ -160,7 +162,7 @@ class Drawn:
 
     Args:
         part: Any part.
-        draw: What changes its values: :func:`resample` or :func:`perturb`.
+        draw: What changes its values: :func:`resample`, :func:`perturb` or :func:`shift`.
         seed: Of that.
     """
 
@@ -231,11 +233,46 @@ def perturb(values: Tensor, seed: tuple[int, ...]) -> Tensor:
         >>> noise.norm()
         tensor(5.)
     """
+    return _with_noise(values, values.shape, seed)
+
+
+def shift(values: Tensor, seed: tuple[int, ...]) -> Tensor:
+    """Add to each example's value noise of the same norm, in one direction that all share.
+
+    The direction is uniform on the sphere over all entries of an example; it depends on the seed
+    and on the shape of an example alone.
+
+    Args:
+        values: (B, ...).
+        seed: Any numbers.
+
+    Returns:
+        (B, ...).
+
+    Example:
+        >>> values = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
+        >>> noise = shift(values, (0,)) - values
+        >>> noise.norm(dim=1), torch.allclose(2 * noise[0], noise[1])
+        (tensor([ 5., 10.]), True)
+    """
+    return _with_noise(values, (1, *values.shape[1:]), seed)
+
+
+def _with_noise(values: Tensor, shape: Sequence[int], seed: tuple[int, ...]) -> Tensor:
+    """Values, and beside them directions of a shape, each as long as its example's value."""
     state = np.random.SeedSequence(seed).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(state[0]))
-    directions = torch.randn(values.shape, generator=generator).to(values.device).flatten(1)
+    directions = torch.randn(shape, generator=generator).to(values.device).flatten(1)
     # In half precision a sum of squares overflows.
     exact = torch.promote_types(values.dtype, torch.float32)
     directions, norms = directions.to(exact), values.flatten(1).to(exact).norm(dim=1)
     scaled: Tensor = directions * (norms / directions.norm(dim=1))[:, None]
     return values + scaled.reshape(values.shape).to(values.dtype)
+
+
+DRAWS: dict[str, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
+    "resample": resample,
+    "perturbed": perturb,
+    "constant": shift,
+}
+"""By what stands for a branch: how it is drawn."""

@@ -304,7 +304,7 @@ def _check_treatment(index: int, arranged: Arrangement, slot: Slot, *, beside: b
         raise InterventionError(
             f"{title} runs beside others, with one shortcut for all; its own cannot be dropped."
         )
-    if done.branch in ("mean", "resample", "perturbed") and not slot.by_example:
+    if done.branch in ("mean", "resample", "perturbed", "constant") and not slot.by_example:
         raise InterventionError(
             f"{title} adds up values whose first dimension does not count examples, so its branch "
             f"cannot be replaced by {done.branch!r}; by 'zero' it can."

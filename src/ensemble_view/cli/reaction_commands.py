@@ -101,13 +101,13 @@ def dose(
     draws: Annotated[
         int,
         typer.Option(
-            min=0, help="Random perturbations beside each deletion.", rich_help_panel="Study"
+            min=0, help="Of each random null beside each deletion.", rich_help_panel="Study"
         ),
     ] = 3,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for dose.csv, perturbations.csv, results.json, outcomes.npz, dose.pdf "
+            help="Folder for dose.csv, nulls.csv, ranges.csv, results.json, outcomes.npz, dose.pdf "
             "and .png.",
             rich_help_panel="Output",
         ),
@@ -119,10 +119,11 @@ def dose(
     batch_size: BatchSize = None,
     as_json: Json = False,
 ) -> None:
-    """Scale branches from 0 to 1.5, each alone and all together; add noise of their norm instead.
+    """Scale branches from 0 to 1.5, alone and all together; set other changes beside deletions.
 
     Is it because branches are small that deleting one does little (Chang et al. 2017)? Then noise
-    of the same norm in a random direction would do as much.
+    of the same norm, another example's branch, the mean branch and the branch with its sign changed
+    would do as much. Which null is taken decides much, so that all are shown.
 
     Example:  ensemble-view dose resnet56.th --data cifar10 --blocks 3,7-9 --out dose/
     """

@@ -1,4 +1,4 @@
-"""Figures of doses and perturbations; they draw what a result says and compute nothing of it."""
+"""Figures of doses and nulls; they draw what a result says and compute nothing of it."""
 
 from __future__ import annotations
 
@@ -18,30 +18,37 @@ if TYPE_CHECKING:
 __all__ = ["dose_figure"]
 
 _HEIGHT = 2.6
+_LOOKS = {
+    "noise": ("noise", "s", 1),
+    "constant": ("constant noise", "D", 2),
+    "donor": ("another's branch", "v", 3),
+    "mean": ("mean branch", "^", 4),
+    "flipped": ("sign changed", "P", 7),
+}
 
 
 def dose_figure(result: DoseResult) -> Figure:
-    """Draw what is measured against the dose (left), deletions beside perturbations (right).
+    """Draw what is measured against the dose (left), deletions beside the nulls (right).
 
     Single blocks are coloured from the first (dark) to the last (light); those scaled together are
     black, with their paired intervals around the full net's value.
 
     Args:
-        result: doses and perturbations.
+        result: doses and nulls.
 
     Returns:
-        A figure of full width, or of one column without perturbations.
+        A figure of full width, or of one column without nulls.
     """
-    random = result.random_frame
+    nulls = result.nulls_frame
     with paper_style():
-        width = COLUMN_WIDTH if random.empty else FULL_WIDTH
+        width = COLUMN_WIDTH if nulls.empty else FULL_WIDTH
         figure = Figure(figsize=(width, _HEIGHT), layout="constrained")
-        panels = figure.subplots(1, 1 if random.empty else 2, squeeze=False)[0]
+        panels = figure.subplots(1, 1 if nulls.empty else 2, squeeze=False)[0]
         for axes in panels:
             axes.spines[["top", "right"]].set_visible(False)
         handles = _curves(panels[0], result)
-        if not random.empty:
-            handles += _perturbations(panels[1], result)
+        if not nulls.empty:
+            handles += _nulls(panels[1], result)
         legend(figure, handles)
     return figure
 
@@ -76,22 +83,26 @@ def _curves(axes: Axes, result: DoseResult) -> list[Line2D]:
     return handles
 
 
-def _perturbations(axes: Axes, result: DoseResult) -> list[Line2D]:
-    frame = result.random_frame
-    rows = frame[frame["blocks"] != "mean"]
+def _nulls(axes: Axes, result: DoseResult) -> list[Line2D]:
+    frame = result.nulls_frame
+    frame = frame[frame["blocks"] != "mean"]
+    present = [null for null in _LOOKS if (frame["null"] == null).any()]
     colours = sns.color_palette("colorblind")
     handles = []
-    for column, label, marker, colour, shift in (
-        ("deleted", "deleted", "o", colours[0], -0.15),
-        ("perturbed", "noise of the branch's norm", "s", colours[1], 0.15),
-    ):
-        position = rows["blocks"].astype(int) + shift
+    deleted = frame.drop_duplicates("blocks")
+    drawn = [("deleted", deleted, "deleted", "o", 0)]
+    for null in present:
+        label, marker, colour = _LOOKS[null]
+        drawn.append((null, frame[frame["null"] == null], label, marker, colour))
+    for number, (name, rows, label, marker, number_of_colour) in enumerate(drawn):
+        colour, column = colours[number_of_colour], "deleted" if name == "deleted" else "instead"
+        position = rows["blocks"].astype(int) + 0.14 * (number - (len(drawn) - 1) / 2)
         axes.vlines(
-            position, rows[f"{column}_low"], rows[f"{column}_high"], color=colour, linewidth=0.8
+            position, rows[f"{column}_low"], rows[f"{column}_high"], color=colour, linewidth=0.6
         )
         axes.plot(
-            position, rows[column], marker, color=colour, markersize=2.7, markeredgewidth=0,
-            label=f"_{column}",
+            position, rows[column], marker, color=colour, markersize=2.4, markeredgewidth=0,
+            label=f"_{name}",
         )  # fmt: skip
         handles.append(_handle(label, marker, colour))
     axes.axhline(0, color=GREY, linewidth=0.6, dashes=(4, 2), zorder=1)

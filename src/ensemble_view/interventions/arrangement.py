@@ -22,8 +22,9 @@ __all__ = [
     "Treatment",
 ]
 
-BranchValue: TypeAlias = Literal["own", "zero", "mean", "resample", "perturbed"]
-"""What stands for a branch's output: itself, nothing, its mean, another example's, with noise."""
+BranchValue: TypeAlias = Literal["own", "zero", "mean", "resample", "perturbed", "constant"]
+"""What stands for a branch's output: itself, nothing, its mean, another example's, with noise of
+each example's own direction, with noise of one direction."""
 
 
 @dataclass(frozen=True, order=True)

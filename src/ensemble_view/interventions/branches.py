@@ -190,8 +190,9 @@ class Replace(Written):
             branch's output for another example of the same batch, chosen by a random cycle through
             the batch; ``"perturbed"``, its own output and beside it noise of the same norm in a
             direction that is uniform over all its entries, each example's its own (the control of
-            Chang et al. 2017: a change of the trunk as large as a deletion's); ``"zero"``, which is
-            what :class:`Delete` does.
+            Chang et al. 2017: a change of the trunk as large as a deletion's); ``"constant"``, the
+            same with one direction that all examples share; ``"zero"``, which is what
+            :class:`Delete` does.
         seed: Of the choice of other examples, or of the directions.
 
     Raises:
@@ -203,22 +204,22 @@ class Replace(Written):
     """
 
     block: BlockName
-    value: Literal["mean", "resample", "perturbed", "zero"]
+    value: Literal["mean", "resample", "perturbed", "constant", "zero"]
     seed: int = 0
 
-    usage: ClassVar = "BLOCK mean|resample|perturbed|zero [SEED]"
+    usage: ClassVar = "BLOCK mean|resample|perturbed|constant|zero [SEED]"
     readers: ClassVar = (parse_block, str, int)
 
     def __post_init__(self) -> None:
-        if self.value not in ("mean", "resample", "perturbed", "zero"):
+        drawn = ("resample", "perturbed", "constant")
+        if self.value not in ("mean", *drawn, "zero"):
             raise InterventionError(
-                f"A branch is replaced by mean, resample, perturbed or zero; got {self.value!r}."
+                "A branch is replaced by mean, resample, perturbed, constant or zero; got "
+                f"{self.value!r}."
             )
-        if not 0 <= self.seed < 2**63 or (
-            self.seed and self.value not in ("resample", "perturbed")
-        ):
+        if not 0 <= self.seed < 2**63 or (self.seed and self.value not in drawn):
             raise InterventionError(
-                f"A seed, from 0, is that of resample or perturbed; got {self.seed} with "
+                f"A seed, from 0, is that of resample, perturbed or constant; got {self.seed} with "
                 f"{self.value}."
             )
 

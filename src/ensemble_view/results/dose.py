@@ -1,9 +1,9 @@
-"""The result of scaling branches step by step, with perturbations as large as each deletion."""
+"""The result of scaling branches step by step, with other changes beside each deletion."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,7 +23,10 @@ from ensemble_view.statistics.ratios import ratio_mean
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Dose", "DoseResult"]
+__all__ = ["NULLS", "Dose", "DoseResult"]
+
+NULLS = ("noise", "constant", "donor", "mean", "flipped")
+"""What is done to a branch instead of deleting it; see :func:`ensemble_view.dose_response`."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,10 @@ class Dose:
     Attributes:
         label: which blocks, ``"3"`` or ``"3,7-9"``; ``"all"`` for all that can be deleted.
         blocks: their indices.
-        dose: what their branches are multiplied by; None where one is perturbed instead.
-        draw: which of the random perturbations.
+        dose: what their branches are multiplied by; None where a null is put in instead.
+        draw: which of the null's random draws.
         changes_shape: whether any of the blocks changes the shape.
+        null: which null, one of ``NULLS``.
     """
 
     label: str
@@ -43,18 +47,20 @@ class Dose:
     dose: float | None
     draw: int = 0
     changes_shape: bool = False
+    null: str = "noise"
 
 
 @dataclass(frozen=True, repr=False)
 class DoseResult(StudyResult):
-    """What a net loses as branches are scaled, and as noise of a branch's norm is added instead.
+    """What a net loses as branches are scaled, and as nulls are put in instead of a deletion.
 
     Attributes:
         doses: one per plan, in the order of the run's outcomes.
         run: every example's outcomes.
+        undefined: nulls that were not measured, with the reason.
 
     Example:
-        One block, deleted and perturbed, and a measure of one's own.
+        One block, deleted and with noise instead, and a measure of one's own.
 
         >>> from ensemble_view.results.own import MeasuredOutcomes
         >>> from ensemble_view.results.records import Cost, Provenance
@@ -68,9 +74,9 @@ class DoseResult(StudyResult):
           blocks  dose  value  worsening
         0      0   0.0    0.5        0.4
         1      0   1.0    0.9        0.0
-        >>> result.random_frame[["blocks", "deleted", "perturbed", "ratio"]].round(3)
-          blocks  deleted  perturbed  ratio
-        0      0      0.4      0.233  0.583
+        >>> result.nulls_frame[["blocks", "null", "deleted", "instead", "ratio"]].round(3)
+          blocks   null  deleted  instead  ratio
+        0      0  noise      0.4    0.233  0.583
     """
 
     kind = "dose and response"
@@ -79,6 +85,7 @@ class DoseResult(StudyResult):
 
     doses: tuple[Dose, ...]
     run: Run
+    undefined: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.doses) != self.run.plans:
@@ -121,52 +128,76 @@ class DoseResult(StudyResult):
         return pd.DataFrame(rows)
 
     @cached_property
-    def random_frame(self) -> pd.DataFrame:
-        """One row per perturbed block, then one of their mean: deletion beside perturbation.
+    def nulls_frame(self) -> pd.DataFrame:
+        """One row per block and null, then one per null of the mean: deletion beside the null.
 
-        ``deleted`` and ``perturbed`` are what each makes worse, the latter averaged over the draws;
-        ``ratio`` is perturbed over deleted with Fieller's interval, nan where deletion's effect
-        cannot be told from zero.
+        ``deleted`` and ``instead`` are what each makes worse, the latter averaged over the draws;
+        ``ratio`` is instead over deleted with Fieller's interval, nan where deletion's effect
+        cannot be told from zero. The mean is over blocks that keep the shape.
         """
         worsening = self.run.scores.worsening
-        deleted: list[npt.NDArray[np.float64]] = []
-        perturbed: list[npt.NDArray[np.float64]] = []
-        rows = []
+        rows: list[dict[str, Any]] = []
+        means: dict[str, list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]] = {}
         for label in self.labels:
-            draws = [i for i, d in enumerate(self.doses) if d.label == label and d.dose is None]
-            without = [i for i, d in enumerate(self.doses) if d.label == label and d.dose == 0]
-            if not (draws and without):
-                continue
-            deleted.append(worsening[without[0]])
-            perturbed.append(worsening[draws].mean(0))
-            rows.append(
-                {
-                    "blocks": label,
-                    "changes_shape": self.doses[draws[0]].changes_shape,
-                    "draws": len(draws),
-                    **self._beside(deleted[-1], perturbed[-1], tango=True),
-                }
-            )
-        keeping = [i for i, row in enumerate(rows) if not row["changes_shape"]]
-        if len(keeping) > 1:
-            means = (np.mean([each[i] for i in keeping], 0) for each in (deleted, perturbed))
-            place = {"blocks": "mean", "changes_shape": False, "draws": rows[0]["draws"]}
-            rows.append({**place, **self._beside(*means, tango=False)})
+            own = [(i, d) for i, d in enumerate(self.doses) if d.label == label]
+            without = [i for i, d in own if d.dose == 0]
+            for null in NULLS:
+                draws = [i for i, d in own if d.dose is None and d.null == null]
+                if not (draws and without):
+                    continue
+                pair = worsening[without[0]], worsening[draws].mean(0)
+                changes = self.doses[draws[0]].changes_shape
+                place = {"blocks": label, "changes_shape": changes, "null": null}
+                rows.append({**place, "draws": len(draws), **self._beside(*pair, tango=True)})
+                if not changes:
+                    means.setdefault(null, []).append(pair)
+        draws_of = {row["null"]: row["draws"] for row in rows}
+        for null, pairs in means.items():
+            if len(pairs) > 1:
+                mean = (np.mean([pair[k] for pair in pairs], 0) for k in range(2))
+                place = {"blocks": "mean", "changes_shape": False, "null": null}
+                beside = self._beside(*mean, tango=False)
+                rows.append({**place, "draws": draws_of[null], **beside})
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def ranges_frame(self) -> pd.DataFrame:
+        """One row per block, then of the mean: over how wide a range of ratios the nulls lie.
+
+        ``lowest`` and ``highest`` are the smallest and largest ratio, ``low`` the smallest lower
+        and ``high`` the largest upper limit; ``least_high`` and ``most_low`` are the smallest upper
+        and the largest lower one. All are nan where deletion's effect cannot be told from zero.
+        """
+        rows = []
+        if not self.nulls_frame.empty:
+            for label, each in self.nulls_frame.groupby("blocks", sort=False):
+                rows.append(
+                    {
+                        "blocks": label,
+                        "nulls": len(each),
+                        "lowest": each["ratio"].min(),
+                        "highest": each["ratio"].max(),
+                        "low": each["ratio_low"].min(),
+                        "most_low": each["ratio_low"].max(),
+                        "least_high": each["ratio_high"].min(),
+                        "high": each["ratio_high"].max(),
+                    }
+                )
         return pd.DataFrame(rows)
 
     def _beside(
         self,
         deleted: npt.NDArray[np.float64],
-        perturbed: npt.NDArray[np.float64],
+        instead: npt.NDArray[np.float64],
         *,
         tango: bool,
     ) -> dict[str, Any]:
-        ratio = paired_ratio(perturbed, deleted, self.run.level)
+        ratio = paired_ratio(instead, deleted, self.run.level)
         ends = (ratio.value, ratio.low, ratio.high)
         first = self._change(deleted) if tango else self._mean(deleted)
         return {
             **dict(zip(_columns("deleted"), first, strict=True)),
-            **dict(zip(_columns("perturbed"), self._mean(perturbed), strict=True)),
+            **dict(zip(_columns("instead"), self._mean(instead), strict=True)),
             **dict(zip(_columns("ratio"), ends, strict=True)),
             "n": self.run.examples,
         }
@@ -185,22 +216,23 @@ class DoseResult(StudyResult):
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Doses, and perturbations where there are some."""
-        random = {} if self.random_frame.empty else {"perturbations": self.random_frame}
-        return {"dose": self.frame, **random}
+        """Doses, and where there are nulls these and their ranges."""
+        if self.nulls_frame.empty:
+            return {"dose": self.frame}
+        return {"dose": self.frame, "nulls": self.nulls_frame, "ranges": self.ranges_frame}
 
     @property
     def table(self) -> str:
-        """A row per set of blocks and a column per dose; then deletion beside perturbation."""
+        """A row per set of blocks and a column per dose; then deletion beside each null."""
         return dose_text.table(self)
 
     @property
     def summary(self) -> str:
-        """The result in plain words: how fast the net gets worse, and worse than by noise?"""
+        """The result in plain words: how fast the net gets worse, and does size explain it?"""
         return dose_text.summary(self)
 
     def plot(self) -> Figure:
-        """Draw what is measured against the dose, and deletions beside perturbations.
+        """Draw what is measured against the dose, and deletions beside the nulls.
 
         Returns:
             A matplotlib figure that belongs to no window.
@@ -224,13 +256,16 @@ class DoseResult(StudyResult):
             **self.run.to_json(),
             "doses": [asdict(dose) for dose in self.doses],
             "rows": self.frame.to_dict("records"),
-            "perturbations": self.random_frame.to_dict("records"),
+            "nulls": self.nulls_frame.to_dict("records"),
+            "ranges": self.ranges_frame.to_dict("records"),
+            "undefined": dict(self.undefined),
         }
 
     @classmethod
     def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
         doses = ({**each, "blocks": tuple(each["blocks"])} for each in content["doses"])
-        return cls(tuple(Dose(**each) for each in doses), Run.restored(content, folder))
+        found = tuple(Dose(**each) for each in doses)
+        return cls(found, Run.restored(content, folder), content["undefined"])
 
 
 def _columns(name: str) -> tuple[str, str, str]:

@@ -1,19 +1,28 @@
-"""What doses and perturbations say in words and in tables."""
+"""What doses and nulls say in words and in tables."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ensemble_view.results.text import shortened
 
 if TYPE_CHECKING:
     from ensemble_view.results.dose import DoseResult
 
-__all__ = ["COMPARABLE", "summary", "table"]
+__all__ = ["COMPARABLE", "explained", "summary", "table"]
 
 COMPARABLE = (0.5, 2.0)
-"""Noise and deletion are called alike where the interval of their ratio lies within these."""
+"""A null and deletion are called alike where the interval of their ratio lies within these."""
+
+_WHAT = {
+    "noise": "noise of the branch's norm, each example's own",
+    "constant": "noise of the branch's norm in one direction",
+    "donor": "another example's branch",
+    "mean": "the mean branch",
+    "flipped": "the branch with its sign changed, twice as large a change as the deletion",
+}
 
 _MOST_DOSES = 9
 
@@ -22,12 +31,12 @@ def table(result: DoseResult) -> str:
     """Lay out what was measured as tables at most 80 columns wide.
 
     Args:
-        result: doses and perturbations.
+        result: doses and nulls.
 
     Returns:
-        A row per set of blocks with a column per dose, nine at most, and a row per perturbed block.
+        A row per set of blocks with a column per dose, nine at most; then a row per block and null.
     """
-    frame, random = result.frame, result.random_frame
+    frame, nulls = result.frame, result.nulls_frame
     doses = sorted(frame["dose"].unique())
     shown = doses[:_MOST_DOSES]
     lines = [
@@ -40,30 +49,33 @@ def table(result: DoseResult) -> str:
         lines.append(f"{shortened(label, 10):>10}{cells}")
     if len(doses) > len(shown):
         lines.append(f"{'...':>10} {len(doses) - len(shown)} more doses, in .frame")
-    if not random.empty:
+    if not nulls.empty:
         lines += [
             "",
-            "worse by deletion, and by noise of the branch's norm",
-            f"{'block':>10} {'deleted':>8} {'noise':>8}   {'noise / deletion':<24}",
+            "worse by deletion, and by each null instead",
+            f"{'block':>10} {'null':<9}{'deleted':>8} {'instead':>8}   {'instead / deleted':<24}",
         ]
-        for row in random.to_dict("records"):
+        for row in nulls.to_dict("records"):
             label = shortened(str(row["blocks"]), 9) + ("*" if row["changes_shape"] else " ")
             ratio = (
                 "undefined"
                 if math.isnan(row["ratio"])
                 else f"{row['ratio']:.3g} [{row['ratio_low']:.3g}, {row['ratio_high']:.3g}]"
             )
-            lines.append(f"{label:>11}{row['deleted']:>+8.4f} {row['perturbed']:>+8.4f}   {ratio}")
-        if random["changes_shape"].any():
+            lines.append(
+                f"{label:>11}{row['null']:<9}{row['deleted']:>+8.4f} {row['instead']:>+8.4f}   "
+                f"{ratio}"
+            )
+        if nulls["changes_shape"].any():
             lines.append("* changes the shape; not in the mean")
     return "\n".join(lines)
 
 
 def summary(result: DoseResult) -> str:
-    """Say how the net answers to doses, and whether deletions do as much as noise.
+    """Say how the net answers to doses, and whether deletions do as much as the nulls.
 
     Args:
-        result: doses and perturbations.
+        result: doses and nulls.
 
     Returns:
         A paragraph about this net on these examples.
@@ -84,37 +96,80 @@ def summary(result: DoseResult) -> str:
         which = "all branches" if together == "all" else f"the branches of {together}"
         sentences.append(f"With {which} multiplied it is {', '.join(parts)}.")
     sentences += _compared(result)
-    sentences.append("All of this is said of this net on these examples only.")
+    sentences += [f"{null} was not measured: {why}." for null, why in result.undefined.items()]
+    sentences.append("These statements are about this net on these examples only.")
     return " ".join(sentences)
 
 
+def explained(row: Mapping[Any, Any]) -> str:
+    """Say whether the size of the branches explains what deletions do, by all nulls together.
+
+    That it does needs every null's interval within [.5, 2], that it does not every null's outside
+    on one side. Each is a claim about all nulls, so that its intervals need no correction.
+
+    Args:
+        row: of a result's ``ranges_frame``.
+
+    Returns:
+        ``"yes"``, ``"no, deletion does more"``, ``"no, deletion does less"``, ``"depends on the
+        null"`` where one null says one thing and one another, or ``"open"``.
+
+    Example:
+        >>> explained({"low": 0.1, "most_low": 0.6, "least_high": 0.2, "high": 0.9})
+        'depends on the null'
+    """
+    least, most = COMPARABLE
+    if math.isnan(row["low"]):
+        return "open"
+    if row["high"] < least:
+        return "no, deletion does more"
+    if row["low"] > most:
+        return "no, deletion does less"
+    if row["low"] >= least and row["high"] <= most:
+        return "yes"
+    # One null clearly on one side, another clearly not there.
+    if row["least_high"] < least <= row["most_low"] or row["least_high"] <= most < row["most_low"]:
+        return "depends on the null"
+    return "open"
+
+
+_SAID = {
+    "yes": "so that the size of the branches may explain what deleting them does",
+    "no, deletion does more": "so that deleting a branch does more than its size explains, by "
+    "every null",
+    "no, deletion does less": "so that deleting a branch does less than its size would, by every "
+    "null",
+    "depends on the null": "so that whether the size of the branches explains it depends on the "
+    "null",
+    "open": "which leaves open whether the size of the branches explains it",
+}
+
+
 def _compared(result: DoseResult) -> list[str]:
-    random = result.random_frame
-    if random.empty:
+    if result.nulls_frame.empty:
         return []
-    row = random.to_dict("records")[-1]
+    span = result.ranges_frame.to_dict("records")[-1]
+    nulls = result.nulls_frame
+    rows = nulls[nulls["blocks"] == span["blocks"]].to_dict("records")
     which = (
         "the mean over blocks that keep the shape"
-        if row["blocks"] == "mean"
-        else f"block {row['blocks']}"
+        if span["blocks"] == "mean"
+        else f"block {span['blocks']}"
     )
-    if math.isnan(row["ratio"]):
+    deleted = rows[0]["deleted"]
+    if math.isnan(span["low"]):
         return [
-            f"For {which}, deletion's effect ({row['deleted']:+.4f}) cannot be told from zero, so "
-            f"that noise of the same norm ({row['perturbed']:+.4f}) cannot be weighed against it."
+            f"For {which}, deletion's effect ({deleted:+.4f}) cannot be told from zero, so that no "
+            "null can be weighed against it."
         ]
+    each = "; ".join(
+        f"{_WHAT[row['null']]} {row['ratio']:.3g} times [{row['ratio_low']:.3g}, "
+        f"{row['ratio_high']:.3g}]"
+        for row in rows
+    )
     low, high = COMPARABLE
-    if low <= row["ratio_low"] and row["ratio_high"] <= high:
-        said = "so that the size of the branches may explain what deleting them does"
-    elif row["ratio_high"] < low:
-        said = "so that deleting a branch does more than its size explains"
-    elif row["ratio_low"] > high:
-        said = "so that deleting a branch does less than its size would"
-    else:
-        said = "which leaves open whether the size of the branches explains it"
     return [
-        f"For {which}, noise of the branch's norm makes it worse by {row['perturbed']:.4f}, "
-        f"deletion by {row['deleted']:.4f}: {row['ratio']:.3g} times "
-        f"[{row['ratio_low']:.3g}, {row['ratio_high']:.3g}] as much, {said} (alike: within "
-        f"[{low:g}, {high:g}])."
+        f"For {which}, deletion makes it worse by {deleted:.4f}, and instead of it {each} as much: "
+        f"from {span['lowest']:.3g} to {span['highest']:.3g} times, {_SAID[explained(span)]} "
+        f"(alike: within [{low:g}, {high:g}])."
     ]

@@ -1,11 +1,11 @@
-"""Scale branches step by step, and set noise of a branch's norm beside its deletion."""
+"""Scale branches step by step, and set several other changes beside each deletion."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from torch import nn
 
@@ -24,7 +24,7 @@ from ensemble_view.interventions import (
     format_blocks,
     parse_blocks,
 )
-from ensemble_view.results.dose import Dose, DoseResult
+from ensemble_view.results.dose import NULLS, Dose, DoseResult
 from ensemble_view.seeds import LARGEST_SEED
 from ensemble_view.studies.experiment import Experiment, Options, experiment, subject_of
 
@@ -43,10 +43,12 @@ class DoseStudy:
     Args:
         experiment: The plans on the subject.
         doses: What each does.
+        undefined: Nulls that are not measured, with the reason.
     """
 
     experiment: Experiment
     doses: tuple[Dose, ...]
+    undefined: Mapping[str, str]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -59,8 +61,8 @@ class DoseStudy:
         return self.experiment.work
 
     def __str__(self) -> str:
-        noisy = sum(each.dose is None for each in self.doses)
-        return f"{len(self.doses) - noisy} doses and {noisy} perturbations on {self.experiment}"
+        nulls = sum(each.dose is None for each in self.doses)
+        return f"{len(self.doses) - nulls} doses and {nulls} nulls on {self.experiment}"
 
     def run(self, progress: Progress | None = None) -> DoseResult:
         """Measure.
@@ -71,7 +73,7 @@ class DoseStudy:
         Returns:
             The result; of the examples done so far, if the user interrupted.
         """
-        return DoseResult(self.doses, self.experiment.run(progress))
+        return DoseResult(self.doses, self.experiment.run(progress), self.undefined)
 
 
 def dose_response(
@@ -81,29 +83,37 @@ def dose_response(
     blocks: str | Sequence[BlockName] | None = None,
     doses: Sequence[float] = DOSES,
     draws: int = 3,
+    nulls: Sequence[str] = NULLS,
     progress: Progress | None = None,
     **options: Unpack[Options],
 ) -> DoseResult:
-    """Measure what a net loses as branches are scaled, and as noise of their norm is added.
+    """Measure what a net loses as branches are scaled, and as nulls stand in for a deletion.
 
     Each block's branch is multiplied by each dose, alone and together with the others; of a unit G
-    without shortcut ``x + α (G(x) - x)`` is computed. Beside each deletion (dose 0) stands a
-    *norm-matched random perturbation*: the branch stays, and noise of its norm in a direction that
-    is uniform over all its entries is added, each example's its own. If the ratio of what the two
-    make worse is near 1, small branches explain that deletions do little (Chang et al. 2017, arXiv
-    1710.10348); if noise does much less, the branch does something of its own.
+    without shortcut ``x + α (G(x) - x)`` is computed. Is it because branches are small that
+    deleting one does little (Chang et al. 2017, arXiv 1710.10348)? Then other changes of that size
+    would do as much. Which ones decides much, so that several stand beside each deletion (dose 0):
+
+    ``noise``: the branch stays, and noise of its norm in a direction that is uniform over all its
+    entries is added, each example's own. ``constant``: the same in one direction that all examples
+    share. ``donor``: another example's branch of the same batch in its place, by a random cycle.
+    ``mean``: its mean over the data in its place. ``flipped``: -F in the place of F, a change of
+    2F, which is twice as large as the deletion's; the others are as large, or as large as branches
+    differ. The result gives the ratio of what each makes worse to what the deletion does, and says
+    that size does not explain it only where all of them lie on one side.
 
     Args:
         model: As for :func:`ensemble_view.lesion`.
         data: As for :func:`ensemble_view.lesion`.
         blocks: Which, as for :func:`ensemble_view.lesion`; by default all that can be deleted.
         doses: What branches are multiplied by; 1 is the full net.
-        draws: Random perturbations of each block; 0 leaves them out.
+        draws: Of each random null for each block; 0 leaves all nulls out.
+        nulls: Which, of ``noise``, ``constant``, ``donor``, ``mean`` and ``flipped``.
         progress: Called with the block evaluations done, times examples.
         **options: As :func:`ensemble_view.lesion` takes them: measure, limit, seed, level, ...
 
     Returns:
-        The result: ``.frame``, ``.random_frame``, ``.plot()``, ``.save(folder)``.
+        The result: ``.frame``, ``.nulls_frame``, ``.ranges_frame``, ``.plot()``, ``.save(folder)``.
 
     Raises:
         EnsembleViewError: If model, data or options do not fit each other; the sentence says how.
@@ -119,10 +129,13 @@ def dose_response(
         6    3,7   0.0  20
         7    3,7   0.5  20
         8    3,7   1.0  20
-        >>> result.random_frame[["blocks", "draws"]].values.tolist()
-        [['3', 2], ['7', 2], ['mean', 2]]
+        >>> result.nulls_frame[["blocks", "null", "draws"]].values.tolist()[:5]
+        [['3', 'noise', 2], ['3', 'constant', 2], ['3', 'donor', 2], ['3', 'mean', 1], \
+['3', 'flipped', 1]]
     """
-    study = prepare_dose_response(model, data, blocks=blocks, doses=doses, draws=draws, **options)
+    study = prepare_dose_response(
+        model, data, blocks=blocks, doses=doses, draws=draws, nulls=nulls, **options
+    )
     return study.run(progress)
 
 
@@ -133,6 +146,7 @@ def prepare_dose_response(
     blocks: str | Sequence[BlockName] | None = None,
     doses: Sequence[float] = DOSES,
     draws: int = 3,
+    nulls: Sequence[str] = NULLS,
     **options: Unpack[Options],
 ) -> DoseStudy:
     """Do all of :func:`dose_response` but the measurement, so that its cost is known beforehand.
@@ -143,6 +157,7 @@ def prepare_dose_response(
         blocks: As for :func:`dose_response`.
         doses: As for :func:`dose_response`.
         draws: As for :func:`dose_response`.
+        nulls: As for :func:`dose_response`.
         **options: As for :func:`dose_response`.
 
     Returns:
@@ -150,7 +165,7 @@ def prepare_dose_response(
 
     Raises:
         MeasurementError: If there is no dose beside 1, more than 1,000, or one that is not finite;
-            or the number of draws is not from 0 to 1,000.
+            the number of draws is not from 0 to 1,000; or there is no null of one of the names.
         InterventionError: If no block is left, or one of those named cannot be deleted.
     """
     wanted = sorted({float(dose) for dose in doses} - {1.0})
@@ -166,6 +181,11 @@ def prepare_dose_response(
         raise MeasurementError(
             f"There are {len(wanted):,} doses; expected at most {_MOST_DOSES:,} finite numbers, "
             "such as 0, 0.5 and 1.5."
+        )
+    unknown = [null for null in nulls if null not in NULLS]
+    if unknown:
+        raise MeasurementError(
+            f"There is no null {unknown[0]!r}; expected some of {', '.join(NULLS)}."
         )
     subject = subject_of(model, data, options)
     chain = subject.chain
@@ -189,13 +209,67 @@ def prepare_dose_response(
             scaled = Compose(tuple(Scale(index, dose) for index in members))
             done = Delete(*members) if dose == 0 else scaled
             plans.append((Dose(label, members, dose, changes_shape=changes), done))
-        if len(members) == 1 and 0.0 in wanted:
-            plans += [
-                (
-                    Dose(label, members, None, draw, changes),
-                    Replace(members[0], "perturbed", (seed * draws + draw) % LARGEST_SEED),
-                )
+        if len(members) == 1 and 0.0 in wanted and draws:
+            plans += _nulls(members[0], nulls, draws, seed, chain, changes=changes)
+    undefined: dict[str, str] = {}
+    uncounted = [chain.blocks[i].name for i in chosen if not chain.blocks[i].by_example]
+    if uncounted and draws:
+        undefined[f"Any null but flipped for {', '.join(uncounted)}"] = (
+            "the first dimension of the sum does not count examples"
+        )
+    ready = experiment(subject, [done for _, done in plans], options)
+    if any(dose.null == "donor" for dose, _ in plans if dose.dose is None) and _alone(ready):
+        fitting = _without_one_left(ready, options)
+        if fitting is None:
+            undefined["The donor"] = "a batch is of one example, which has no other"
+            plans = [(dose, done) for dose, done in plans if dose.dose is not None
+                     or dose.null != "donor"]  # fmt: skip
+        else:
+            options = {**options, "batch_size": fitting}
+        ready = experiment(subject, [done for _, done in plans], options)
+    return DoseStudy(ready, tuple(dose for dose, _ in plans), undefined)
+
+
+def _nulls(
+    index: int, nulls: Sequence[str], draws: int, seed: int, chain: Chain, *, changes: bool
+) -> list[tuple[Dose, Intervention]]:
+    """What stands beside one block's deletion."""
+    kinds: dict[str, Literal["perturbed", "constant", "resample"]] = {
+        "noise": "perturbed",
+        "constant": "constant",
+        "donor": "resample",
+    }
+    found: list[tuple[Dose, Intervention]] = []
+    for null in NULLS:
+        if null not in nulls or not (chain.blocks[index].by_example or null == "flipped"):
+            continue
+        done: list[Intervention] = [Scale(index, -1)]
+        if null == "mean":
+            done = [Replace(index, "mean")]
+        elif null != "flipped":
+            done = [
+                Replace(index, kinds[null], (seed * draws + draw) % LARGEST_SEED)
                 for draw in range(draws)
             ]
-    ready = experiment(subject, [done for _, done in plans], options)
-    return DoseStudy(ready, tuple(dose for dose, _ in plans))
+        found += [
+            (Dose(str(index), (index,), None, draw, changes, null), each)
+            for draw, each in enumerate(done)
+        ]
+    return found
+
+
+def _alone(ready: Experiment, batch_size: int | None = None) -> bool:
+    """Whether some batch would be of one example."""
+    size = batch_size or ready.calibration.batch_size
+    return any(
+        len(portion.data) % (own := max(1, int(size * portion.size))) == 1 or own == 1
+        for _, portion in ready.subject.portions
+    )
+
+
+def _without_one_left(ready: Experiment, options: Options) -> int | None:
+    """The next smaller batch size that leaves no example alone, if it is ours to choose."""
+    if options.get("batch_size") is not None:
+        return None
+    sizes = range(ready.calibration.batch_size - 1, 1, -1)
+    return next((size for size in sizes if not _alone(ready, size)), None)
