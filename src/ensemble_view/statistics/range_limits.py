@@ -50,14 +50,17 @@ def bounded_limits(
     check_level(level)
     if math.isnan(variance):
         return math.nan, math.nan
-    value = min(max(value, lowest), 1.0)
+    # Rounding must not keep a mean of ones from its end.
+    value = min(max(round(value, 12), lowest), 1.0)
     known = float(stdtrit(freedom, (1 + level) / 2)) ** 2 * variance
     z2 = float(ndtri((1 + level) / 2)) ** 2
 
     def accepted(candidate: float) -> bool:
         return (candidate - value) ** 2 <= known + z2 * unseen(candidate, value, examples)
 
-    return last_accepted(accepted, value, lowest), last_accepted(accepted, value, 1.0)
+    # Halving comes close to an end of the range that is accepted, and no further.
+    low = lowest if accepted(lowest) else last_accepted(accepted, value, lowest)
+    return low, 1.0 if accepted(1.0) else last_accepted(accepted, value, 1.0)
 
 
 def unseen(candidate: float, value: float, examples: int) -> float:
