@@ -18,6 +18,7 @@ not make a net an ensemble: one strong branch beside dead ones adds up, too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import numpy as np
 from calibration_error import Floats
 from keep_sets import KeepSet
