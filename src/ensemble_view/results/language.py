@@ -103,10 +103,10 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
     """A lesion study of a net that predicts the next token.
 
     In ``frame``, ``accuracy``, ``loss``, ``agreement`` and ``divergence`` are means per token, in
-    proportions and nats. Intervals of accuracy and of its drop are score intervals over sequences,
-    within 0 to 1 and -1 to 1 (:func:`ensemble_view.statistics.bounded.bounded_mean`); others are
-    paired t intervals (:func:`ensemble_view.statistics.ratios.ratio_mean`): of the change of the
-    loss, and of the ratio of perplexities, which is the exponential of the latter; of the
+    proportions and nats. The interval of the full net's accuracy is a score interval over
+    sequences, within 0 to 1 (:func:`ensemble_view.statistics.bounded.bounded_mean`); others are
+    paired t intervals (:func:`ensemble_view.statistics.ratios.ratio_mean`): of the drop in
+    accuracy, of the change of the loss, and of the ratio of perplexities, which is the exponential of the latter; of the
     normalised drop and of ``error_ratio`` they are Fieller's
     (:func:`ensemble_view.statistics.paired_ratio.paired_ratio`). Simultaneous ones are the same at
     Bonferroni's level. ``size`` is the lesion's class by the next-token accuracy above chance
@@ -153,17 +153,11 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
     def _per_token(self, sums: npt.NDArray[np.float64], level: float | None = None) -> RatioMean:
         return ratio_mean(sums, self.outcomes.tokens, self.level if level is None else level)
 
-    def _proportion(
-        self, sums: npt.NDArray[np.float64], level: float | None = None, lowest: float = 0.0
-    ) -> RatioMean:
-        level = self.level if level is None else level
-        return bounded_mean(sums, self.outcomes.tokens, level, ends=(lowest, 1.0))
-
     @cached_property
     def baseline(self) -> LanguageBaseline:
         """The full net's accuracy, loss and perplexity, and chance, on the same sequences."""
         outcomes = self.outcomes
-        accuracy = self._proportion(outcomes.baseline_correct)
+        accuracy = bounded_mean(outcomes.baseline_correct, outcomes.tokens, self.level)
         loss = self._per_token(outcomes.baseline_loss)
         tokens = int(outcomes.tokens.sum())
         return LanguageBaseline(
@@ -186,7 +180,7 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
         above = full - baseline.chance * outcomes.tokens
         row: dict[str, Any] = {}
         for name, estimate in (
-            ("drop", lambda level: self._proportion(full - right, level, -1.0)),
+            ("drop", lambda level: self._per_token(full - right, level)),
             ("normalised_drop", lambda level: self._ratio(full - right, above, level)),
             (
                 "error_ratio",
