@@ -106,8 +106,8 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
     proportions and nats. The interval of the full net's accuracy is a score interval over
     sequences, within 0 to 1 (:func:`ensemble_view.statistics.bounded.bounded_mean`); others are
     paired t intervals (:func:`ensemble_view.statistics.ratios.ratio_mean`): of the drop in
-    accuracy, of the change of the loss, and of the ratio of perplexities, which is the exponential of the latter; of the
-    normalised drop and of ``error_ratio`` they are Fieller's
+    accuracy, of the change of the loss, and of the ratio of perplexities, which is the exponential
+    of the latter; of the normalised drop and of ``error_ratio`` they are Fieller's
     (:func:`ensemble_view.statistics.paired_ratio.paired_ratio`). Simultaneous ones are the same at
     Bonferroni's level. ``size`` is the lesion's class by the next-token accuracy above chance
     (:mod:`ensemble_view.results.sizes`); loss and perplexity have no scale of their own on which a
