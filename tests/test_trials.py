@@ -38,6 +38,7 @@ from ensemble_view.models import build
 from ensemble_view.plan import Slot
 from ensemble_view.results import ResultError
 from ensemble_view.statistics.crossed_ratio import crossed_ratio
+from ensemble_view.statistics.subset_mean import calibrated_mean, survival
 from ensemble_view.statistics.subsets import Subsets
 from ensemble_view.studies import prepare_many, prepare_reorder
 from ensemble_view.studies.counts import read_counts
@@ -140,28 +141,45 @@ def calibrated_by_hand(
     known_left, known_bend = np.mean(every, axis=0)
     adjusted = y + (chance - full) * (left - known_left)[:, None]
     design = np.column_stack([np.ones(len(y)), bend - known_bend])
-    fits = [np.linalg.lstsq(design, column)[0] for column in adjusted.T]
-    residuals = adjusted - design @ np.array(fits).T
-    hat = design @ np.linalg.inv(design.T @ design) @ design.T
-    weights = np.linalg.inv(design.T @ design)[0] @ design.T
+    doubt = 0.0
+    if np.diag(design @ np.linalg.pinv(design)).max() > 0.5:
+        design = design[:, :1]
+        doubt = ((chance - full) * (bend.mean() - known_bend)) ** 2 / 3
+    fits = np.array([np.linalg.lstsq(design, column)[0] for column in adjusted.T])
+    residuals = adjusted - design @ fits.T
+    inverse = np.linalg.inv(design.T @ design)
+    hat, weights = np.diag(design @ inverse @ design.T), inverse[0] @ design.T
     trials, examples = y.shape
-    rows, freedom = residuals.mean(1), trials - 2
-    of_trials = max(
-        sum(w**2 for w in weights) * sum(r**2 for r in rows) / freedom,
-        sum((w * r / (1 - h)) ** 2 for w, r, h in zip(weights, rows, np.diag(hat), strict=True)),
-    )
+    rows, freedom = residuals.mean(1), trials - design.shape[1]
+    of_trials = sum(w**2 for w in weights) * sum(r**2 for r in rows) / freedom
+    if design.shape[1] > 1:
+        apart = zip(weights, rows, hat, strict=True)
+        of_trials = max(of_trials, sum((w * r / (1 - h)) ** 2 for w, r, h in apart))
     rest = sum((residuals[t, e] - rows[t]) ** 2 for t in range(trials) for e in range(examples))
     noise = sum(w**2 for w in weights) * rest / (freedom * (examples - 1) * examples)
-    intercepts = np.array(fits)[:, 0]
-    of_examples = max(scipy.stats.sem(intercepts) ** 2, noise)
-    of_trials = max(of_trials, noise)
+    of_examples = max(scipy.stats.sem(fits[:, 0]) ** 2, noise)
+    of_trials = max(of_trials + doubt, noise)
     variance = of_trials + of_examples - noise
     spread = (
         of_trials**2 / freedom
         + of_examples**2 / (examples - 1)
         + noise**2 / (freedom * (examples - 1))
     )
-    return intercepts.mean(), variance, variance**2 / spread
+    return fits[:, 0].mean(), variance, variance**2 / spread
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_regression_on_single_deletions_is_that_spelt_out(seed):
+    rng = np.random.default_rng(seed)
+    subsets = Subsets((tuple(range(BLOCKS)),))
+    sets, _ = subsets.draw(3, 20, rng)
+    alone = 0.1 + rng.choice([0.02, 0.1, 0.3], BLOCKS)
+    strength = np.array([alone[list(blocks)].sum() for blocks in sets]) - 0.2
+    y = (rng.random((20, 50)) < strength[:, None]).astype(float)
+    found = calibrated_mean(y, survival(sets, subsets, alone, 0.1, 0.9))
+    assert found.method == "regression"
+    expected = calibrated_by_hand(y, sets, alone, 0.1, 0.9)
+    assert (found.value, *found.spread) == pytest.approx(expected)
 
 
 def bounded_by_hand(
