@@ -2,9 +2,9 @@
 
 Of m lesions the interval of each has level ``1 - alpha / m`` (Bonferroni), so that all m cover
 their true values with probability at least ``1 - alpha``: the same error rate that Holm's method
-keeps for the p-values. So far out in the tails a plain score interval, such as Tango's, misses up
-to five times as often as it should where few answers change, because counts are skewed and
-discrete. The limits here invert the score test with both corrected (measured by
+keeps for the p-values. So far out in the tails a plain score interval, such as Tango's, misses at
+one end up to three times as often as it should where few answers change, because counts are skewed
+and discrete. The limits here invert the score test with both corrected (measured by
 ``analyses/simultaneous.py``).
 """
 
