@@ -101,7 +101,7 @@ def test_hidden_folders_are_left_out_and_said(tmp_path):
         Image.new("RGB", (4, 4)).save(root / hidden / "copy.png")
     result = ev.lesion(Brightness(), str(root), blocks="0")
     assert (result.baseline.accuracy, result.baseline.n) == (1, 2 * CLASSES)
-    (note,) = [note for note in result.notes if "hidden" in note]
+    (note,) = [note for note in result.notes if "left out" in note]
     assert "3 hidden entries were left out" in note
 
 
