@@ -145,7 +145,7 @@ class TestNpz:
             ({"labels": None}, "holds images but no labels: expected images"),
             ({"images": None}, "holds labels but no images"),
             ({"images": None, "labels": None}, "holds no arrays but no images and no labels"),
-            ({"images": np.zeros((4, 5, 5), np.uint8)}, r"shape \(4, 5, 5\) and type uint8"),
+            ({"images": np.zeros((4, 5), np.uint8)}, r"shape \(4, 5\) and type uint8"),
             ({"images": np.zeros((4, 5, 5, 3), np.int64)}, "type int64: expected N×H×W×C uint8"),
             ({"images": np.zeros((4, 5, 5, 7), np.uint8)}, "with 1, 3 or 4 channels"),
             ({"images": np.zeros((4, 5, 5, 3))}, "channels last: expected N×C×H×W"),
@@ -523,7 +523,7 @@ class TestAsData:
             ((torch.tensor(1.0), [0]), "expected numbers, one row per example"),
             (("abc", [0]), "holds a str: expected tensors or arrays"),
             (([[1, 2], [3]], [0, 1]), "is no array .* expected inputs of one shape"),
-            ((torch.zeros(2, 3, dtype=torch.uint8), [0, 1]), "expected N×H×W×C"),
+            ((torch.zeros(2, 3, dtype=torch.uint8), [0, 1]), "expected N×H×W, or N×H×W×C"),
         ],
     )
     def test_unusable_data_is_refused(self, data, message):

@@ -274,6 +274,9 @@ class Chain:
         model: The model behind the chain, if there is one.
         additions: Of each addition in the model, why it is or is not a block.
         provenance: What the hooks need to find the blocks in the model's code (private).
+        output: Key or position of the output that is followed; empty for a model of one output.
+        other_outputs: Those of the others.
+        output_chosen: Whether somebody named it, or it is called ``logits``.
 
     Example:
         >>> import torch
@@ -291,6 +294,9 @@ class Chain:
     model: nn.Module | None = None
     additions: tuple[Addition, ...] = ()
     provenance: Any = None
+    output: str = ""
+    other_outputs: tuple[str, ...] = ()
+    output_chosen: bool = True
 
     @classmethod
     def from_parts(

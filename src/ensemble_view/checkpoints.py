@@ -73,6 +73,7 @@ class Checkpoint:
         path: Where it came from.
         inputs: The arguments of a net that takes anything but one image, such as tokens.
         lesion: What was done to the architecture's net to get this one, as on the command line.
+        output: Which of the net's outputs studies follow, where the user says it.
     """
 
     model: nn.Module
@@ -86,6 +87,7 @@ class Checkpoint:
     inputs: tuple[Input, ...] = ()
     lesion: str | None = None
     normalisation_source: str = CHECKPOINT
+    output: str | int | None = None
 
     @cached_property
     def weights_hash(self) -> str:
@@ -233,7 +235,8 @@ def load_checkpoint(
         raise CheckpointError(
             f"The device {str(device)!r} cannot be used ({reason}): choose cpu, or another."
         ) from error
-    names, shape = described.get("class_names"), described.get("input_shape")
+    names = described.get("class_names") or found.class_names
+    shape = described.get("input_shape")
     stated = _normalisation(described)
     # A folder, and a net that is named with its weights, come with the library's own description.
     borrowed = stated is None and source is not None and source.is_file()

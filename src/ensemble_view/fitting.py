@@ -121,6 +121,13 @@ def fill(model: nn.Module, weights: dict[str, Tensor], name: str, path: Path) ->
         CheckpointError: If names or shapes differ.
     """
     own = model.state_dict()
+    turned = [k for k in own if k in weights and weights[k].is_complex() > own[k].is_complex()]
+    if turned:
+        raise CheckpointError(
+            f"The weights in {path} are complex ({', '.join(turned[:4])}) where {name} has real "
+            "ones, so that their imaginary part would be lost: name another architecture with "
+            "--arch."
+        )
     # Counters of BatchNorm are missing from early files and change nothing in eval mode.
     missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in weights if k not in own and not _is_fixed(model, k)]

@@ -62,6 +62,7 @@ class Adapted:
         normalisation: Mean and standard deviation per channel that it expects.
         input_shape: Channels, height and width, if it takes one image by position.
         inputs: Its arguments, if it takes anything else.
+        class_names: Of its outputs, where the weights come with them.
     """
 
     model: nn.Module
@@ -69,6 +70,7 @@ class Adapted:
     normalisation: Normalisation | None = None
     input_shape: tuple[int, ...] | None = None
     inputs: tuple[Input, ...] = ()
+    class_names: tuple[str, ...] | None = None
 
 
 def make_example(

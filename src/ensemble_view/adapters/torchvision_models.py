@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torchvision
 from torch import nn
 
@@ -59,7 +61,9 @@ def pretrained_torchvision(name: str, *, trust_pickle: bool = False) -> Adapted:
     architecture = Architecture(name, family="torchvision")
     with loading(str(architecture), trust_pickle=trust_pickle):
         net = torchvision.models.get_model(name, weights="DEFAULT")
-    return _adapted(net, architecture)
+    categories = torchvision.models.get_model_weights(name).DEFAULT.meta.get("categories")
+    names = None if categories is None else tuple(map(str, categories))
+    return replace(_adapted(net, architecture), class_names=names)
 
 
 def _check_name(name: str) -> None:

@@ -244,6 +244,7 @@ def inspect(
                 opened,
                 plain=kind.plain,
                 granularity=kind.granularity,
+                batch_size=len(opened),
                 progress=begin,
             )
             begin("measure the branches")
@@ -261,18 +262,24 @@ def inspect(
                     example,
                     plain=kind.plain,
                     granularity=kind.granularity,
+                    output=checkpoint.output,
                     progress=begin,
                 )
                 begin("count the operations of each block")
                 return run_inspect(chain, example, made_up=True)
 
-        found = cached_inspection(
-            checkpoint.model,
-            example,
-            look,
-            plain=kind.plain,
-            granularity=kind.granularity,
-            fresh=fresh,
+        # What is kept is of the output that is followed when none is named.
+        found = (
+            look()
+            if checkpoint.output is not None
+            else cached_inspection(
+                checkpoint.model,
+                example,
+                look,
+                plain=kind.plain,
+                granularity=kind.granularity,
+                fresh=fresh,
+            )
         )
     if as_json:
         say(found.to_json())

@@ -40,6 +40,8 @@ class DataOptions:
         crop: Of --crop.
         tokenizer: Of --tokenizer.
         length: Of --length.
+        class_order: Of --class-order.
+        classes: Of --classes.
     """
 
     data: options.Data = None
@@ -54,6 +56,8 @@ class DataOptions:
     crop: options.Crop = None
     tokenizer: options.Tokenizer = None
     length: options.Length = None
+    class_order: options.ClassOrder = None
+    classes: options.Classes = None
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,11 @@ class ModelOptions(FileOptions):
 
     Attributes:
         device: Of --device.
+        output: Of --output.
     """
 
     device: options.Device = "auto"
+    output: options.Output = None
 
 
 @dataclass(frozen=True)
@@ -139,9 +145,9 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
         ... def show(model: options.Model, opening: ModelOptions) -> None:
         ...     print(model, opening)
         >>> list(inspect.signature(show).parameters)
-        ['model', 'arch', 'trust_pickle', 'device']
-        >>> show(model="net.pt", arch=None, trust_pickle=False, device="cpu")
-        net.pt ModelOptions(arch=None, trust_pickle=False, device='cpu')
+        ['model', 'arch', 'trust_pickle', 'device', 'output']
+        >>> show(model="net.pt", arch=None, trust_pickle=False, device="cpu", output=None)
+        net.pt ModelOptions(arch=None, trust_pickle=False, device='cpu', output=None)
     """
     written = inspect.signature(command, eval_str=True)
     groups: dict[str, Any] = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -67,12 +69,13 @@ def load(model: str, options: ModelOptions) -> Checkpoint:
     )
     with shown as begin:
         begin("load the model")
-        return load_checkpoint(
+        checkpoint = load_checkpoint(
             model,
             architecture=options.arch,
             trust_pickle=options.trust_pickle,
             device=device_named(options.device),
         )
+    return replace(checkpoint, output=options.output)
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
@@ -84,6 +87,20 @@ def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         raise DataError(
             f"{option} is {text!r}; write one number per channel, such as 0.485,0.456,0.406."
         ) from None
+
+
+def _names(file: Path) -> list[str]:
+    """Read the class names of --classes, one a line."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"--classes {file} cannot be read ({error}): give a text file with a class name a line."
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise DataError(f"--classes {file} holds no names: write one a line.")
+    return names
 
 
 def open_named(checkpoint: Checkpoint, options: DataOptions, seed: int) -> Data:
@@ -117,7 +134,7 @@ def open_named(checkpoint: Checkpoint, options: DataOptions, seed: int) -> Data:
             split=options.split,
         )
         return text if options.limit is None else text.subset(options.limit, seed)
-    labelled = open_data(
+    return open_data(
         name,
         split=options.split,
         root=options.root,
@@ -129,7 +146,6 @@ def open_named(checkpoint: Checkpoint, options: DataOptions, seed: int) -> Data:
         crop=options.crop,
         limit=options.limit,
         seed=seed,
+        class_order=options.class_order,
+        classes=None if options.classes is None else _names(options.classes),
     )
-    if checkpoint.class_names is not None:
-        labelled.check_classes(len(checkpoint.class_names))
-    return labelled

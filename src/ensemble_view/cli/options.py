@@ -13,6 +13,8 @@ __all__ = [
     "Arch",
     "BatchSize",
     "BatchSizeBound",
+    "ClassOrder",
+    "Classes",
     "Crop",
     "Data",
     "Device",
@@ -24,6 +26,7 @@ __all__ = [
     "Mean",
     "Model",
     "Normalise",
+    "Output",
     "Overwrite",
     "Plain",
     "Resize",
@@ -35,6 +38,7 @@ __all__ = [
     "TrustPickle",
 ]
 
+ClassOrderName: TypeAlias = Literal["text", "numeric"]
 GranularityName: TypeAlias = Literal["block", "branch"]
 
 MODEL_HELP = (
@@ -98,6 +102,22 @@ Length = Annotated[
         rich_help_panel="Data",
     ),
 ]
+ClassOrder = Annotated[
+    ClassOrderName | None,
+    typer.Option(
+        help="Of class folders that are numbers: text (0, 1, 10, 2), as torchvision sorts them, or "
+        "numeric (0, 1, 2, 10).",
+        rich_help_panel="Data",
+    ),
+]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        help="A text file with the names of the net's classes in the order of its outputs, one a "
+        "line; class folders are matched to them by name.",
+        rich_help_panel="Data",
+    ),
+]
 Limit = Annotated[
     int | None,
     typer.Option(min=1, help="At most N examples, class-balanced.", rich_help_panel="Data"),
@@ -134,6 +154,14 @@ BatchSize = Annotated[
 ]
 BatchSizeBound = Annotated[
     int, typer.Option(min=1, help="It bounds the memory.", rich_help_panel="Execution")
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a net with several outputs: which is measured, by key or position. Default: "
+        "logits, else the first.",
+        rich_help_panel="Model",
+    ),
 ]
 Plain = Annotated[
     bool,

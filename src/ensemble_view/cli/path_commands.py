@@ -71,7 +71,11 @@ def paths(
     checkpoint = load(model, opening)
     with stages() as begin:
         chain = ensemble_view.unravel(
-            checkpoint.model, checkpoint.example(), granularity=granularity, progress=begin
+            checkpoint.model,
+            checkpoint.example(),
+            granularity=granularity,
+            output=checkpoint.output,
+            progress=begin,
         )
     if list_paths and len(chain) > _MOST_LISTED:
         raise MeasurementError(

@@ -18,6 +18,7 @@ import torchvision
 from torch.utils.data import DataLoader
 
 from ensemble_view.bundled import bundled
+from ensemble_view.datasets.class_folders import ClassOrder, read_class_folders
 from ensemble_view.datasets.data import Data, Portion, examples_in
 from ensemble_view.datasets.labelled_data import (
     IndexedData,
@@ -91,6 +92,8 @@ def open_data(
     crop: int | None = None,
     limit: int | None = None,
     seed: int = 0,
+    class_order: ClassOrder | None = None,
+    classes: Sequence[str] | None = None,
 ) -> IndexedData:
     """Open labelled data by name or path.
 
@@ -115,6 +118,11 @@ def open_data(
         crop: Side of the square in the centre, pixels.
         limit: At most so many examples, the classes as even as they can be.
         seed: Seed of that choice.
+        class_order: How the names of class folders are sorted to make class indices: ``text``, as
+            torchvision's ImageFolder does, or ``numeric``, whole numbers by their value. Text
+            unless said; a study warns where the two differ.
+        classes: The names of the net's classes in the order of its outputs; the data's own names
+            are matched to them, and a class that the data do not have is then no mistake.
 
     Returns:
         The data.
@@ -136,7 +144,7 @@ def open_data(
                 f"There is no data {str(spec)!r}: expected one of {', '.join(DATA_NAMES)}, an .npz "
                 "file, or a folder with one subfolder per class."
             )
-        data = _open_folder(path, split) if is_folder(path) else _open_npz(path, split)
+        data = _open_folder(path, split, class_order) if is_folder(path) else _open_npz(path, split)
     settings = Preprocessing(
         scale=data.preprocessing.scale,
         resize=resize,
@@ -146,6 +154,8 @@ def open_data(
     )
     name = spec if isinstance(spec, str) and spec in DATA_NAMES else data.name
     data = replace(data, name=name, preprocessing=settings, normalised_by=chosen.by)
+    if classes is not None:
+        data = data.with_classes(classes, "the names given")
     return data if limit is None else data.subset(limit, seed)
 
 
@@ -163,8 +173,8 @@ def as_data(
         data: A LabelledData (returned as it is, or with this normalisation), a DataLoader (its own
             batches are kept; if it shuffles, the examples are read in order instead), a map-style
             data set of (input, label), or a pair (inputs, labels) of tensors or arrays. Inputs of
-            type uint8 are images N×H×W×C, or N×C×H×W, and are divided by 255; all others go to
-            the model as they are.
+            type uint8 are images N×H×W×C, N×C×H×W or N×H×W, and are divided by 255; all others go
+            to the model as they are, in its floating-point type.
         mean: Per channel. Where none is given, a study normalises images of type uint8 as the
             checkpoint says, and leaves all other inputs as they are.
         std: Per channel.
@@ -257,13 +267,15 @@ def _as_array(values: Any, where: str) -> npt.NDArray[Any]:
 
 def _channels_last(images: npt.NDArray[np.uint8], where: str) -> npt.NDArray[np.uint8]:
     """Return uint8 images as N×H×W×C, whichever way round the channels are."""
+    if images.ndim == 3:
+        return images[..., None]
     if images.ndim == 4 and images.shape[3] in _CHANNELS:
         return images
     if images.ndim == 4 and images.shape[1] in _CHANNELS:
         return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     raise DataError(
-        f"Images of {where} have shape {images.shape} and type uint8: expected N×H×W×C with 1, 3 "
-        "or 4 channels."
+        f"Images of {where} have shape {images.shape} and type uint8: expected N×H×W, or "
+        "N×H×W×C with 1, 3 or 4 channels."
     )
 
 
@@ -271,10 +283,12 @@ def _open_npz(path: Path, split: str) -> IndexedData:
     """Open an .npz file with `images` and `labels`."""
     arrays = _read_npz(path)
     images = arrays["images"]
-    if images.ndim != 4 or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
+    if images.ndim == 3 and images.dtype.kind == "f":
+        images = images[:, None]
+    if images.ndim not in (3, 4) or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
         raise DataError(
             f"The images in {path} have shape {images.shape} and type {images.dtype}: expected "
-            "N×H×W×C uint8, or N×C×H×W floating point."
+            "N×H×W×C uint8, or N×C×H×W floating point; grey images may be N×H×W."
         )
     if images.dtype.kind == "f" and images.shape[1] not in _CHANNELS:
         count = images.shape[1]
@@ -337,27 +351,23 @@ def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def _open_folder(path: Path, split: str) -> IndexedData:
+def _open_folder(path: Path, split: str, order: ClassOrder | None) -> IndexedData:
     """Open a folder of images with one subfolder per class."""
-    part = None
-    inner = path / split
-    if inner.is_dir() and any(entry.is_dir() for entry in inner.iterdir()):
-        path, part = inner, split
-    try:
-        found = torchvision.datasets.ImageFolder(str(path))
-    except FileNotFoundError as error:
-        reason = str(error).split(". ")[0]
-        raise DataError(
-            f"{path} holds no labelled images ({reason}): expected one subfolder per class, each "
-            "with at least one image."
-        ) from error
-    files = [Path(file).relative_to(path).as_posix() for file, _ in found.samples]
-    labels = np.array([label for _, label in found.samples], dtype=np.int64)
-    source = FileSource(path, files, labels)
+    found = read_class_folders(path, split, order)
+    source = FileSource(found.root, found.files, np.array(found.labels, dtype=np.int64))
     # The stroke keeps a folder from passing for a data set with a name of its own.
-    name = f"{path.resolve().name}/" if part is None else f"{path.resolve().parent.name}/{part}"
-    names = tuple(found.classes)
-    return IndexedData(name, source, np.arange(len(labels)), Preprocessing(), names, part)
+    inner = found.root.resolve()
+    name = f"{inner.name}/" if found.part is None else f"{inner.parent.name}/{found.part}"
+    return IndexedData(
+        name,
+        source,
+        np.arange(len(found.labels)),
+        Preprocessing(),
+        found.names,
+        found.part,
+        class_order=order or "text, unasked",
+        remarks=found.remarks,
+    )
 
 
 def _open_torchvision(name: str, split: str, root: Path, download: bool) -> IndexedData:

@@ -19,12 +19,15 @@ from ensemble_view.datasets.normalisation import AS_GIVEN, GIVEN, in_words
 from ensemble_view.errors import DataError
 from ensemble_view.seeds import check_seed
 
-__all__ = ["IndexedData", "LabelledData", "Preprocessing", "Source", "check_labels"]
+__all__ = ["IndexedData", "LabelledData", "Preprocessing", "Source", "check_labels", "match_names"]
 
 Indices = npt.NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
 _LARGEST_SIDE = 8_192
 _MOST_CLASSES = 10_000_000
+
+# Interpolation may leave 0..1 by a little.
+_BEYOND = 0.5
 
 
 def check_labels(labels: npt.ArrayLike, where: str, classes: int | None = None) -> Indices:
@@ -131,6 +134,15 @@ class Preprocessing:
             images = images.to(torch.float32) / self.scale
         if self.mean is None or self.std is None:
             return images
+        if max(map(abs, self.mean)) <= 1 and images.numel():
+            low, high = (float(end) for end in images.aminmax())
+            if low < -_BEYOND or high > 1 + _BEYOND:
+                raise DataError(
+                    f"Inputs run from {low:.4g} to {high:.4g}, but the mean "
+                    f"({', '.join(f'{value:.4g}' for value in self.mean)}) is of pixels scaled to "
+                    "0..1: divide the inputs by their largest possible value, or leave the "
+                    "normalisation out if they are normalised already."
+                )
         channels = images.shape[1]
         if len(self.mean) not in {1, channels}:
             raise DataError(
@@ -163,6 +175,10 @@ class Source(Protocol):
         """Return the chosen examples as the model takes them."""
         ...
 
+    def relabelled(self, labels: Indices) -> Source:
+        """Return the same examples with other labels, one per stored example."""
+        ...
+
     def digest(self, indices: Indices) -> Iterator[bytes]:
         """Yield bytes that change whenever a chosen example does."""
         ...
@@ -174,6 +190,7 @@ class LabelledData(Data):
     class_names: tuple[str, ...] | None
     preprocessing: Preprocessing | None
     split: str | None
+    class_order: str | None = None
 
     @property
     def normalisation(self) -> dict[str, object]:
@@ -203,6 +220,7 @@ class LabelledData(Data):
             "fingerprint": self.fingerprint(),
             "preprocessing": None if self.preprocessing is None else asdict(self.preprocessing),
             "normalisation": self.normalisation,
+            "class_order": self.class_order,
         }
 
     def check_classes(self, classes: int) -> None:
@@ -228,6 +246,9 @@ class IndexedData(LabelledData):
         split: The part of the data set, "train" or "test"; None if it has no parts.
         normalised_by: Who said what the normalisation is; None where nobody did, so that a
             checkpoint's own is used.
+        class_order: How class names became indices, where the data themselves do not say.
+        dtype: Floating-point type of the inputs; by default as they are stored.
+        remarks: What was left out or assumed when the data were opened, one sentence each.
 
     Example:
         >>> from ensemble_view.datasets import open_data
@@ -244,6 +265,9 @@ class IndexedData(LabelledData):
     class_names: tuple[str, ...] | None = None
     split: str | None = None
     normalised_by: str | None = None
+    class_order: str | None = None
+    dtype: torch.dtype | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def normalisation(self) -> dict[str, object]:
@@ -269,6 +293,8 @@ class IndexedData(LabelledData):
         """
         chosen = self.indices[np.asarray(positions, dtype=np.int64)]
         inputs = self.source.read(chosen, self.preprocessing)
+        if self.dtype is not None and inputs.is_floating_point():
+            inputs = inputs.to(self.dtype)
         return inputs, torch.from_numpy(self.source.labels[chosen])
 
     def batches(self, batch_size: int = 64) -> Iterator[Batch]:
@@ -338,6 +364,81 @@ class IndexedData(LabelledData):
         """
         settings = replace(self.preprocessing, mean=tuple(mean), std=tuple(std))
         return replace(self, preprocessing=settings, normalised_by=by)
+
+    def with_classes(self, names: Sequence[str], whose: str) -> IndexedData:
+        """Give each example the index that a net has for the name of its class.
+
+        Names are compared without case, spaces and punctuation; of a net's name with commas, such
+        as "tench, Tinca tinca", each part counts.
+
+        Args:
+            names: The net's classes, in the order of its outputs.
+            whose: What says so, for the record.
+
+        Returns:
+            The data with those labels and class names.
+
+        Raises:
+            DataError: If the data have no class names, or one of them is not among the net's.
+        """
+        if self.class_names is None:
+            raise DataError(
+                f"{self.name} has no class names that could be matched to those of the net: leave "
+                "them out, or give labels in the order of the net's classes."
+            )
+        found = match_names(self.class_names, names)
+        unknown = [name for name, index in zip(self.class_names, found, strict=True) if index < 0]
+        if unknown:
+            raise DataError(
+                f"{len(unknown)} of the {len(found)} class names of {self.name} are not, or not "
+                f"once, among the {len(names)} of {whose}: {', '.join(unknown[:4])}; the net's are "
+                f"{', '.join(names[:4])}, …. Name the classes as the net does."
+            )
+        source = self.source.relabelled(found[self.source.labels])
+        changed = replace(
+            self, source=source, class_names=tuple(names), class_order=f"by name: {whose}"
+        )
+        if np.array_equal(found, np.arange(len(names))):
+            return changed
+        remark = (
+            f"The classes of {self.name} are matched by name to those of {whose}, whose order is "
+            f"another or which are more ({len(found)} of {len(names)}): {self.class_names[0]} is "
+            f"class {found[0]}."
+        )
+        return replace(changed, remarks=(*self.remarks, remark))
+
+
+def match_names(names: Sequence[str], known: Sequence[str]) -> Indices:
+    """Find names among others, without regard to case, spaces and punctuation.
+
+    Args:
+        names: To find.
+        known: Where; of a name with commas, each part counts as well.
+
+    Returns:
+        The position of each name, (names,); -1 where there is none, or more than one.
+
+    Example:
+        >>> match_names(["Dog", "house_cat", "cow"], ["cat, House cat", "dog"])
+        array([ 1,  0, -1])
+    """
+    whole: dict[str, set[int]] = {}
+    parts: dict[str, set[int]] = {}
+    for index, name in enumerate(known):
+        whole.setdefault(_plain(name), set()).add(index)
+        for part in name.split(","):
+            parts.setdefault(_plain(part), set()).add(index)
+    found = []
+    for name in names:
+        places = whole.get(_plain(name)) or parts.get(_plain(name)) or set()
+        found.append(next(iter(places)) if len(places) == 1 else -1)
+    taken = [index for index in found if index >= 0]
+    twice = {index for index in taken if taken.count(index) > 1}
+    return np.array([-1 if index in twice else index for index in found], dtype=np.int64)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum()) or name
 
 
 def _balanced_choice(labels: Indices, limit: int, generator: np.random.Generator) -> Indices:

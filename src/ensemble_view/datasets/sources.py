@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ensemble_view.datasets.labelled_data import Indices, Preprocessing
+from ensemble_view.datasets.pixels import read_pixels
 from ensemble_view.errors import DataError, UnreadableError
 from ensemble_view.reading import check_regular, one_line
 
@@ -81,6 +82,10 @@ class ArraySource:
             chosen = chosen.permute(0, 3, 1, 2)
         return preprocessing(chosen) if chosen.ndim == 4 else chosen
 
+    def relabelled(self, labels: Indices) -> ArraySource:
+        """Return the same examples with other labels."""
+        return replace(self, labels=labels)
+
     def digest(self, indices: Indices) -> Iterator[bytes]:
         """Yield type, shape and values of the chosen examples."""
         inputs = self.inputs.astype(self.inputs.dtype.newbyteorder("<"), copy=False)
@@ -97,15 +102,17 @@ class FileSource:
         root: The folder that the paths are relative to.
         paths: One image file each.
         labels: One class index each.
+        channels: 3: red, green and blue; 1: grey, for a net of one channel.
     """
 
     root: Path
     paths: Sequence[str]
     labels: Indices
+    channels: int = 3
     pixels: ClassVar[bool] = True
 
     def read(self, indices: Indices, preprocessing: Preprocessing) -> Tensor:
-        """Return the chosen images in red, green and blue, (B, 3, H, W)."""
+        """Return the chosen images, (B, channels, H, W)."""
         images = [preprocessing.shape(self._image(self.paths[index])) for index in indices]
         shapes = sorted({(int(image.shape[1]), int(image.shape[2])) for image in images})
         if len(shapes) > 1:
@@ -114,6 +121,12 @@ class FileSource:
                 f"The images in {self.root} have several sizes, {found} pixels among them: give "
                 "them one with --resize and --crop."
             )
+        if any(image.is_floating_point() for image in images):
+            # Pixels of 16 bits or real numbers are scaled when they are read.
+            images = [
+                image if image.is_floating_point() else image.float() / preprocessing.scale
+                for image in images
+            ]
         return preprocessing.normalise(torch.stack(images))
 
     def _image(self, path: str) -> Tensor:
@@ -121,13 +134,16 @@ class FileSource:
             check_regular(self.root / path)
             with Image.open(self.root / path, formats=_FORMATS) as image:
                 _check_size(image)
-                pixels = np.array(image.convert("RGB"))
+                return read_pixels(image, str(self.root / path), self.channels)
         except _BROKEN as error:
             raise DataError(
                 f"{self.root / path} is no readable image ({one_line(error)}): mend it or "
                 "take it out."
             ) from error
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def relabelled(self, labels: Indices) -> FileSource:
+        """Return the same examples with other labels."""
+        return replace(self, labels=labels)
 
     def digest(self, indices: Indices) -> Iterator[bytes]:
         """Yield relative path and size in bytes of every chosen file; contents are not read."""
@@ -179,6 +195,10 @@ class DatasetSource:
                 "finite (NaN or infinity): mend or leave out those examples."
             )
         return preprocessing(batch) if batch.ndim == 4 else batch
+
+    def relabelled(self, labels: Indices) -> DatasetSource:
+        """Return the same examples with other labels."""
+        return replace(self, labels=labels)
 
     def digest(self, indices: Indices) -> Iterator[bytes]:
         """Yield type, shape and values of every chosen input."""

@@ -183,6 +183,9 @@ def _unravel(
     chain = replace(
         cut(captured, flow, groups),
         model=model,
+        output=captured.name,
+        other_outputs=captured.others,
+        output_chosen=captured.is_chosen,
         additions=_of_blocks(additions, spans, groups),
         provenance=trace_provenance(captured, flow, groups, first_two(arguments)),
     )

@@ -46,6 +46,7 @@ Example: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
+_LOGITS = "logits"
 _SITE = "ensemble_view.site"
 _DROPOUT = {
     getattr(torch.ops.aten, name + written).default
@@ -66,6 +67,9 @@ class Capture:
         in_spec: Tree of the arguments, as ``torch.utils._pytree`` writes it.
         output: The node whose value the chain computes.
         pick: Finds that value in what the model returns.
+        name: Its key or position, where the model returns several.
+        others: Those of the other outputs.
+        is_chosen: Whether the caller named it, or it is called ``logits``.
     """
 
     graph: fx.Graph
@@ -74,6 +78,9 @@ class Capture:
     in_spec: pytree.TreeSpec
     output: fx.Node
     pick: Callable[[Any], Tensor]
+    name: str = ""
+    others: tuple[str, ...] = ()
+    is_chosen: bool = True
 
 
 def as_arguments(example: Example) -> Arguments:
@@ -208,7 +215,10 @@ def capture(model: nn.Module, arguments: Arguments, output: str | int | None = N
                 "chain; build it by Chain.from_parts(stem, blocks, head)."
             )
     outputs = cast("tuple[Any, ...]", next(iter(reversed(graph.nodes))).args[0])
-    position = _choose_output(cast("pytree.TreeSpec", program.call_spec.out_spec), outputs, output)
+    position, keys = _choose_output(
+        cast("pytree.TreeSpec", program.call_spec.out_spec), outputs, output
+    )
+    chosen = keys.pop(position)
     return Capture(
         graph=graph,
         tensors=tensors,
@@ -216,6 +226,9 @@ def capture(model: nn.Module, arguments: Arguments, output: str | int | None = N
         in_spec=cast("pytree.TreeSpec", program.call_spec.in_spec),
         output=outputs[position],
         pick=lambda value: cast("Tensor", pytree.tree_leaves(value)[position]),
+        name=chosen if keys else "",
+        others=tuple(keys.values()),
+        is_chosen=output is not None or chosen.rpartition(".")[2] == _LOGITS,
     )
 
 
@@ -408,7 +421,8 @@ def _adds_nothing(node: fx.Node) -> bool:
 
 def _choose_output(
     spec: pytree.TreeSpec, outputs: tuple[Any, ...], wanted: str | int | None
-) -> int:
+) -> tuple[int, dict[int, str]]:
+    """The position of the output that is followed, and the names of all that could be."""
     tree = pytree.tree_unflatten(list(range(len(outputs))), spec)
     keys = [_key(path) for path, _ in pytree.tree_leaves_with_path(tree)]
     floats = [
@@ -419,14 +433,14 @@ def _choose_output(
     if wanted is not None:
         chosen = [index for index in floats if keys[index] == str(wanted)]
     else:
-        chosen = [index for index in floats if keys[index] == "logits"] or floats
+        chosen = [index for index in floats if keys[index] == _LOGITS] or floats
     if not chosen:
         found = ", ".join(keys[index] or "one tensor" for index in floats) or "none"
         asked = "" if wanted is None else f" called {wanted!r}"
         raise DiscoveryError(
             f"The model has no floating-point output{asked}; found: {found}. Name one by output=."
         )
-    return chosen[0]
+    return chosen[0], {index: keys[index] for index in floats}
 
 
 def _key(path: pytree.KeyPath) -> str:

@@ -217,6 +217,7 @@ def gradients_by_block(
     loss: Loss | None = None,
     tokenizer: Any = None,
     length: int | None = None,
+    output: str | int | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -240,6 +241,7 @@ def gradients_by_block(
             by default cross-entropy in nats, of text the mean over a sequence's next tokens.
         tokenizer: Of text, as for :func:`ensemble_view.lesion`.
         length: Of text, as for :func:`ensemble_view.lesion`.
+        output: As for :func:`ensemble_view.lesion`.
         limit: At most so many examples, class-balanced where they have classes.
         seed: Of the choice of examples.
         batch_size: Examples at a time; it bounds the memory.
@@ -266,6 +268,7 @@ def gradients_by_block(
         loss=loss,
         tokenizer=tokenizer,
         length=length,
+        output=output,
         limit=limit,
         seed=seed,
         batch_size=batch_size,
@@ -282,6 +285,7 @@ def prepare_block_gradients(
     loss: Loss | None = None,
     tokenizer: Any = None,
     length: int | None = None,
+    output: str | int | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -296,6 +300,7 @@ def prepare_block_gradients(
         loss: As for :func:`gradients_by_block`.
         tokenizer: As for :func:`gradients_by_block`.
         length: As for :func:`gradients_by_block`.
+        output: As for :func:`gradients_by_block`.
         limit: As for :func:`gradients_by_block`.
         seed: As for :func:`gradients_by_block`.
         batch_size: As for :func:`gradients_by_block`.
@@ -315,7 +320,8 @@ def prepare_block_gradients(
             f"The confidence level is {level}; expected a proportion between 0 and 1, such as 0.95."
         )
     subject, loss = gradient_subject(
-        model, data, loss, limit=limit, seed=seed, tokenizer=tokenizer, length=length
-    )
+        model, data, loss, limit=limit, seed=seed, tokenizer=tokenizer, length=length,
+        output=output, batch_size=batch_size,
+    )  # fmt: skip
     refuse_random_blocks(subject.chain, subject.sample[0])
     return BlockGradientStudy(subject, loss, seed, batch_size, level, command)

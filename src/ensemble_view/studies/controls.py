@@ -293,6 +293,8 @@ def _beside_untrained(
     shape: Options = {
         "plain": options.get("plain", False),
         "granularity": options.get("granularity", "block"),
+        "output": options.get("output"),
+        "batch_size": options.get("batch_size"),
     }
     beside = subject_of(fresh, subject.data, shape)
     if [block.name for block in beside.chain] != [block.name for block in subject.chain]:

@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     length: int | None
     plain: bool
     granularity: Granularity
+    output: str | int | None
     limit: int | None
     seed: int
     batch_size: int | None
@@ -229,6 +230,8 @@ def subject_of(model: nn.Module | Chain | Checkpoint, data: Any, options: Option
         any_targets=options.get("measure") is not None,
         tokenizer=options.get("tokenizer"),
         length=options.get("length"),
+        output=options.get("output"),
+        batch_size=options.get("batch_size"),
     )
 
 

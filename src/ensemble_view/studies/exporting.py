@@ -134,8 +134,9 @@ def export(
     if data is None:
         example = checkpoint.example()
         chain = unravel(
-            checkpoint.model, example, plain=plain, granularity=granularity, progress=progress
-        )
+            checkpoint.model, example, plain=plain, granularity=granularity,
+            output=checkpoint.output, progress=progress,
+        )  # fmt: skip
     else:
         subject = examine(checkpoint, data, plain=plain, granularity=granularity, progress=progress)
         if len(subject.portions) > 1:

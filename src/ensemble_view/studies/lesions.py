@@ -114,6 +114,7 @@ def lesion(
     higher_is_better: bool = True,
     tokenizer: Any = None,
     length: int | None = None,
+    output: str | int | None = None,
     plain: bool = False,
     granularity: Granularity = "block",
     limit: int | None = None,
@@ -150,6 +151,8 @@ def lesion(
             string to token numbers; by default bytes, for a model of 256 tokens.
         length: Of text: the most tokens of a sequence; by default 512, or as many as the model
             takes.
+        output: Of a net with several outputs, which is measured, by key or position; by default
+            ``logits``, else the first floating-point tensor, and the others are named.
         plain: For a net without shortcuts: its conv-norm-activation units are the blocks.
         granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
         limit: At most so many examples, class-balanced where they have classes.
@@ -182,6 +185,7 @@ def lesion(
         higher_is_better=higher_is_better,
         tokenizer=tokenizer,
         length=length,
+        output=output,
         plain=plain,
         granularity=granularity,
         limit=limit,
@@ -203,6 +207,7 @@ def prepare_lesions(
     higher_is_better: bool = True,
     tokenizer: Any = None,
     length: int | None = None,
+    output: str | int | None = None,
     plain: bool = False,
     granularity: Granularity = "block",
     limit: int | None = None,
@@ -222,6 +227,7 @@ def prepare_lesions(
         higher_is_better: As for :func:`lesion`.
         tokenizer: As for :func:`lesion`.
         length: As for :func:`lesion`.
+        output: As for :func:`lesion`.
         plain: As for :func:`lesion`.
         granularity: As for :func:`lesion`.
         limit: As for :func:`lesion`.
@@ -242,6 +248,7 @@ def prepare_lesions(
         "higher_is_better": higher_is_better,
         "tokenizer": tokenizer,
         "length": length,
+        "output": output,
         "plain": plain,
         "granularity": granularity,
         "limit": limit,

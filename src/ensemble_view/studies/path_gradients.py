@@ -179,6 +179,7 @@ def gradients_by_length(
     groups: int | None = None,
     tokenizer: Any = None,
     length: int | None = None,
+    output: str | int | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -220,6 +221,7 @@ def gradients_by_length(
             default as many as a pilot of its own says are needed for 5 %.
         tokenizer: Of text, as for :func:`ensemble_view.lesion`.
         length: Of text, as for :func:`ensemble_view.lesion`.
+        output: As for :func:`ensemble_view.lesion`.
         limit: At most so many examples, class-balanced where they have classes.
         seed: Of every random choice.
         batch_size: Examples at a time. It bounds the memory: what is held beside one forward pass
@@ -263,6 +265,7 @@ def gradients_by_length(
         groups=groups,
         tokenizer=tokenizer,
         length=length,
+        output=output,
         limit=limit,
         seed=seed,
         batch_size=batch_size,
@@ -287,6 +290,7 @@ def prepare_gradients(
     groups: int | None = None,
     tokenizer: Any = None,
     length: int | None = None,
+    output: str | int | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -309,6 +313,7 @@ def prepare_gradients(
         groups: As for :func:`gradients_by_length`.
         tokenizer: As for :func:`gradients_by_length`.
         length: As for :func:`gradients_by_length`.
+        output: As for :func:`gradients_by_length`.
         limit: As for :func:`gradients_by_length`.
         seed: As for :func:`gradients_by_length`.
         batch_size: As for :func:`gradients_by_length`.
@@ -345,8 +350,9 @@ def prepare_gradients(
         )
     place = None if at == "input" else at
     subject, loss = gradient_subject(
-        model, data, loss, limit=limit, seed=seed, tokenizer=tokenizer, length=length
-    )
+        model, data, loss, limit=limit, seed=seed, tokenizer=tokenizer, length=length,
+        output=output, batch_size=batch_size,
+    )  # fmt: skip
     if batchnorm == "training":
         portions = ((with_batch_statistics(chain), part) for chain, part in subject.portions)
         subject = replace(subject, portions=tuple(portions))

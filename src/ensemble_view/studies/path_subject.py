@@ -30,6 +30,8 @@ def gradient_subject(
     seed: int = 0,
     tokenizer: Any = None,
     length: int | None = None,
+    output: str | int | None = None,
+    batch_size: int | None = None,
 ) -> tuple[Subject, Loss]:
     """Bring model, data and loss together.
 
@@ -42,6 +44,8 @@ def gradient_subject(
         seed: Of the choice of examples.
         tokenizer: Of text.
         length: Of text: the most tokens of a sequence.
+        output: Of several, which the loss is of.
+        batch_size: As the user says it.
 
     Returns:
         The subject, each residual sum a block, and the loss.
@@ -55,6 +59,8 @@ def gradient_subject(
         any_targets=loss is not None,
         tokenizer=tokenizer,
         length=length,
+        output=output,
+        batch_size=batch_size,
     )
     if loss is None:
         loss = next_token if isinstance(subject.data, TextData) else cross_entropy

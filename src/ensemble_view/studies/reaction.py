@@ -241,6 +241,7 @@ def reaction(
     *,
     tokenizer: Any = None,
     length: int | None = None,
+    output: str | int | None = None,
     plain: bool = False,
     granularity: Granularity = "block",
     limit: int | None = None,
@@ -287,6 +288,7 @@ def reaction(
             not count.
         tokenizer: As for :func:`ensemble_view.lesion`.
         length: As for :func:`ensemble_view.lesion`.
+        output: As for :func:`ensemble_view.lesion`.
         plain: As for :func:`ensemble_view.lesion`; the branch of a unit G is then G(x) - x.
         granularity: As for :func:`ensemble_view.lesion`.
         limit: At most so many examples.
@@ -323,6 +325,7 @@ def reaction(
         data,
         tokenizer=tokenizer,
         length=length,
+        output=output,
         plain=plain,
         granularity=granularity,
         limit=limit,
@@ -341,6 +344,7 @@ def prepare_reaction(
     *,
     tokenizer: Any = None,
     length: int | None = None,
+    output: str | int | None = None,
     plain: bool = False,
     granularity: Granularity = "block",
     limit: int | None = None,
@@ -357,6 +361,7 @@ def prepare_reaction(
         data: As for :func:`reaction`.
         tokenizer: As for :func:`reaction`.
         length: As for :func:`reaction`.
+        output: As for :func:`reaction`.
         plain: As for :func:`reaction`.
         granularity: As for :func:`reaction`.
         limit: As for :func:`reaction`.
@@ -382,8 +387,10 @@ def prepare_reaction(
         limit=limit,
         seed=seed,
         any_targets=True,
+        batch_size=batch_size,
         tokenizer=tokenizer,
         length=length,
+        output=output,
     )
     chain, (inputs, _) = subject.chain, subject.sample
     if not any(block.deletable for block in chain):

@@ -68,6 +68,7 @@ def twin_of(subject: Subject, options: Options) -> Chain:
         subject.sample[0],
         plain=options.get("plain", False),
         granularity=options.get("granularity", "block"),
+        output=chain.output or None,
     )
     if [block.name for block in twin] != [block.name for block in chain]:
         raise MeasurementError(

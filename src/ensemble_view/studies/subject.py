@@ -32,6 +32,7 @@ from ensemble_view.discovery import Granularity, unravel
 from ensemble_view.errors import DataError, DiscoveryError, warn
 from ensemble_view.results import Provenance
 from ensemble_view.results.setting import setting_lines
+from ensemble_view.studies.holding import check_batches, fitted, held_classes, output_note
 from ensemble_view.studies.normalising import normalisation_warning, normalised_for
 from ensemble_view.studies.recorded import made, shorter
 
@@ -206,7 +207,7 @@ def open_for(
         opened = data
     else:
         opened = TargetData(data) if any_targets else as_data(data)
-    return normalised_for(model, opened)
+    return fitted(module, normalised_for(model, opened))
 
 
 def _first_two(data: Data, device: Any) -> tuple[Any, Any]:
@@ -235,6 +236,8 @@ def examine(
     any_targets: bool = False,
     tokenizer: Any = None,
     length: int | None = None,
+    output: str | int | None = None,
+    batch_size: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Subject:
     """Bring a model and data together and unravel the model, once for each shape of the data.
@@ -252,6 +255,9 @@ def examine(
         any_targets: Whether targets may be anything, not only one class index per example.
         tokenizer: Of text, as for :func:`text_for`.
         length: Of text, as for :func:`text_for`.
+        output: Which of several outputs is measured, as for :func:`ensemble_view.unravel`.
+        batch_size: As the user says it; only a net whose answer to an example depends on the others
+            in its batch needs it here.
         progress: Told the name of each stage of unravelling as it begins.
 
     Returns:
@@ -264,8 +270,12 @@ def examine(
     Raises:
         DiscoveryError: If the data come in several lengths, and the model is a chain that was found
             for one of them, or comes apart differently.
+        DataError: If the data cannot be read, or their classes cannot be those of the net.
+        MeasurementError: If the net's answers depend on the batch, whose size is not said.
     """
     module = model.model if isinstance(model, Checkpoint | Chain) else model
+    if output is None and isinstance(model, Checkpoint):
+        output = model.output
     opened = open_for(model, data, any_targets=any_targets, tokenizer=tokenizer, length=length)
     if limit is not None:
         opened = opened.subset(limit, seed)
@@ -273,6 +283,11 @@ def examine(
     portions = tuple(opened.portions())
     samples = [_first_two(portion.data, device) for portion in portions]
     if isinstance(model, Chain):
+        if output is not None and str(output) != model.output:
+            raise DiscoveryError(
+                f"The chain follows the output {model.output or 'that it was built for'}, not "
+                f"{output}; unravel the model with output={output!r}."
+            )
         if len(portions) > 1 and module is not None:
             raise DiscoveryError(
                 f"The chain was found for sequences of one length, but the data come in "
@@ -282,7 +297,14 @@ def examine(
     else:
         assert module is not None
         chains = [
-            unravel(module, inputs, plain=plain, granularity=granularity, progress=progress)
+            unravel(
+                module,
+                inputs,
+                plain=plain,
+                granularity=granularity,
+                output=output,
+                progress=progress,
+            )
             for inputs, _ in samples
         ]
     names = [[block.name for block in chain] for chain in chains]
@@ -292,6 +314,20 @@ def examine(
             "blocks, or blocks of other names, for sequences of different length, so that "
             "deletions cannot be compared; give sequences of one length."
         )
+    if not any_targets and len(portions) == 1:
+        opened = held_classes(model, chains[0], opened, device)
+        portions = tuple(opened.portions())
+    noted = (
+        *getattr(opened, "remarks", ()),
+        output_note(chains[0]),
+        check_batches(
+            module,
+            chains[0],
+            samples[0][0],
+            batch_size,
+            fixed=getattr(opened, "loader", None) is not None,
+        ),
+    )
     description: dict[str, Any] = {
         "name": type(module).__name__ if module is not None else "parts",
         "blocks": len(chains[0]),
@@ -306,6 +342,8 @@ def examine(
         }
     elif module is not None:
         description["weights_hash"] = weights_hash(module)
+    if chains[0].other_outputs:
+        description["output"] = chains[0].output
     found = normalisation_warning(model, opened)
     if found is not None:
         warn(found)
@@ -315,11 +353,12 @@ def examine(
         model=description,
         portions=tuple(zip(chains, portions, strict=True)),
         sample=samples[0],
-        noted=tuple(
-            setting_lines(
+        noted=(
+            *setting_lines(
                 description,
                 {"normalisation": normalisation},
                 () if found is None else (found,),
-            )
+            ),
+            *noted,
         ),
     )
