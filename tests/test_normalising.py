@@ -239,16 +239,6 @@ class TestNoneKnown:
         assert again.provenance == result.provenance
         assert again.provenance.warnings
 
-    def test_records_of_earlier_releases_have_none(self, digits_net):
-        content = ev.lesion(digits_net, "digits", blocks="1", batch_size=50, limit=20).to_json()
-        del content["warnings"]
-        assert (
-            type(ev.lesion(digits_net, "digits", blocks="1", batch_size=50, limit=20).provenance)
-            .restored(content)
-            .warnings
-            == ()
-        )
-
 
 class TestNearChance:
     @staticmethod
