@@ -177,5 +177,7 @@ def _symmetric_sums(factors: Sequence[float], most: int) -> list[float]:
 
 def _with_one_more(of_others: Sequence[Number], base: Number, one: Number) -> list[Number]:
     """The polynomial ``of_others`` times ``base + one u``."""
-    longer = [*of_others, 0]
-    return [base * n + (one * longer[m - 1] if m else 0) for m, n in enumerate(longer)]
+    nothing = 0 * base
+    kept = [*(base * n for n in of_others), nothing]
+    taken = [nothing, *(one * n for n in of_others)]
+    return [n + m for n, m in zip(kept, taken, strict=True)]
