@@ -7,15 +7,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeVar
 
 import numpy as np
 
 from ensemble_view.errors import InterventionError
 
 __all__ = ["Subsets"]
-
-Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -120,14 +117,12 @@ class Subsets:
         """
         level, more = self._level(taken)
         # Entry m: of the groups so far, subsets in which m of them give one more.
-        products, ways = [1.0], [1]
+        products = [1.0]
         for group in self.groups:
             sums = _symmetric_sums([factors[block] for block in group], level + 1)
             base = min(len(group), level)
             products = _with_one_more(products, sums[base], sums[level + 1])
-            counts = math.comb(len(group), base), math.comb(len(group), level + 1)
-            ways = _with_one_more(ways, *counts)
-        return products[more] / ways[more]
+        return products[more] / self._ways(level)[0][more]
 
     def _one(self, taken: int, rng: np.random.Generator) -> tuple[int, ...]:
         level, more = self._level(taken)
@@ -175,9 +170,8 @@ def _symmetric_sums(factors: Sequence[float], most: int) -> list[float]:
     return sums
 
 
-def _with_one_more(of_others: Sequence[Number], base: Number, one: Number) -> list[Number]:
+def _with_one_more(of_others: Sequence[float], base: float, one: float) -> list[float]:
     """The polynomial ``of_others`` times ``base + one u``."""
-    nothing = 0 * base
-    kept = [*(base * n for n in of_others), nothing]
-    taken = [nothing, *(one * n for n in of_others)]
+    kept = [*(base * n for n in of_others), 0.0]
+    taken = [0.0, *(one * n for n in of_others)]
     return [n + m for n, m in zip(kept, taken, strict=True)]
