@@ -24,6 +24,7 @@ from ensemble_view.figures import power_set_figure
 from ensemble_view.models import build
 from ensemble_view.plan import bind
 from ensemble_view.results.power_set import SubsetValues
+from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.studies.power_set import keep_probabilities, prepare_power_set
 from language_nets import own_net, sequences, sums_by_hand
 from layers import wake
@@ -141,6 +142,15 @@ def test_every_branch_that_runs_is_counted_from_outside():
     assert calls == [1, 2, 4, 8, 16]
 
 
+def interval(name: str, values: np.ndarray, ends: tuple[float, float]) -> tuple[float, float]:
+    """Of an error a score interval within its range, of a loss the t interval."""
+    if name == "error":
+        found = bounded_mean(values.clip(*ends), ends=ends)
+        return found.low, found.high
+    t = stats.t.ppf(0.975, COUNT - 1) * values.std(ddof=1) / math.sqrt(COUNT)
+    return values.mean() - t, values.mean() + t
+
+
 def test_subsets_and_values_are_those_of_the_definitions(result, logits):
     labels = examples()[1]
     n, frame, values = 3, result.frame, result.values_frame
@@ -150,10 +160,9 @@ def test_subsets_and_values_are_those_of_the_definitions(result, logits):
         assert frame[name].to_numpy() == pytest.approx(f.mean(1), abs=1e-6)
         rows = values[values["quantity"] == name]
         shapley = shapley_by_orders(f, n)
-        t = stats.t.ppf(0.975, COUNT - 1) * shapley.std(1, ddof=1) / math.sqrt(COUNT)
         assert rows["shapley"].to_numpy() == pytest.approx(shapley.mean(1), abs=1e-6)
-        assert rows["shapley_low"].to_numpy() == pytest.approx(shapley.mean(1) - t, abs=1e-6)
-        assert rows["shapley_high"].to_numpy() == pytest.approx(shapley.mean(1) + t, abs=1e-6)
+        limits = np.array([interval(name, each, (-1.0, 1.0)) for each in shapley])
+        assert rows[["shapley_low", "shapley_high"]].to_numpy() == pytest.approx(limits, abs=1e-6)
         pairs = [[m for m in range(8) if not m >> i & 1] for i in range(n)]
         banzhaf = [np.mean([f[m | 1 << i] - f[m] for m in pairs[i]]) for i in range(n)]
         assert rows["banzhaf"].to_numpy() == pytest.approx(banzhaf, abs=1e-6)
@@ -162,9 +171,9 @@ def test_subsets_and_values_are_those_of_the_definitions(result, logits):
             of_size = f[[m for m in range(8) if bin(m).count("1") == size]]
             assert row["subsets"] == len(of_size)
             each = of_size.mean(0)
-            t = stats.t.ppf(0.975, COUNT - 1) * each.std(ddof=1) / math.sqrt(COUNT)
             assert row["mean"] == pytest.approx(each.mean(), abs=1e-6)
-            assert row["mean_high"] == pytest.approx(each.mean() + t, abs=1e-6)
+            limits = interval(name, each, (0.0, 1.0))
+            assert (row["mean_low"], row["mean_high"]) == pytest.approx(limits, abs=1e-6)
             assert row["lowest"] == pytest.approx(of_size.mean(1).min(), abs=1e-6)
             assert row["highest"] == pytest.approx(of_size.mean(1).max(), abs=1e-6)
 

@@ -115,15 +115,15 @@ class SurrogatesResult(StudyResult):
     def table(self) -> str:
         """The shares by the number of blocks deleted on average."""
         lines = [
-            f"{'':13}{'deleted':>8}  {'order 1 (additive)':<21} {'orders 1 and 2':<21}"
-            f"{'effective':>10}{'R²':>6}"
+            f"{'':13}{'deleted':>7}  {'order 1 (additive)':<21} {'orders 1 and 2':<21}"
+            f"{'effective':>9}{'R²':>6}"
         ]
         for row in self.shares:
             first = _interval(row.first, row.first_low, row.first_high)
             second = _interval(row.up_to_second, row.up_to_second_low, row.up_to_second_high)
             lines.append(
-                f"{row.quantity:<13.13}{row.deleted:>8.3g}  {first:<21} {second:<21}"
-                f"{row.effective:>10.3g}{row.r2:>6.2f}"
+                f"{row.quantity:<13.13}{row.deleted:>7.3g}  {first:<21} {second:<21}"
+                f"{row.effective:>9.3g}{row.r2:>6.2f}"
             )
         lines.append(
             "effective: blocks that carry the additive part; R²: of a fitted sum, held out"
