@@ -502,8 +502,8 @@ def test_a_row_for_each_block(result):
 
 
 def test_the_table_fits_the_terminal(result):
-    lines = repr(result).splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, repr(result).splitlines())) <= 80
+    lines = result.table.splitlines()
     assert [line.split()[0] for line in lines[1:7]] == ["0", "1", "2*", "3", "4*", "5"]
     assert f"{result.frame['reaction'][0]:.3f}" in lines[1]
     assert [line.split()[0] for line in lines[8:12]] == ["stage"] * 3 + ["all"]
@@ -561,7 +561,7 @@ def run(*words: object) -> int:
 def test_the_command_says_the_cost_and_saves_the_result(saved, tmp_path, capsys):
     assert run("reaction", saved, "--limit", 8, "--out", tmp_path / "out") == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("Reactions within 3 stages of 6 blocks on 8 examples, beside ")
+    assert "Reactions within 3 stages of 6 blocks on 8 examples, beside " in printed.out
     assert "the untrained net: 27 block evaluations" in printed.out
     loaded = ReactionResult.load(tmp_path / "out")
     assert loaded.table in printed.out
