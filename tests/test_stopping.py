@@ -134,7 +134,9 @@ def test_a_reader_that_leaves_loses_nothing(net, tmp_path):
     os.close(read)
     errors = child.communicate(timeout=300)[1].decode()
     assert child.returncode == 0
-    assert errors == f"Saved to {out}.\n"
+    assert errors.splitlines()[-1] == f"Saved to {out}."
+    assert "Traceback" not in errors
+    assert "BrokenPipe" not in errors
     assert LesionResult.load(out).baseline.n == 60
 
 
@@ -149,7 +151,9 @@ def test_without_a_folder_what_nobody_read_is_saved_elsewhere_and_that_is_said(n
     errors = child.communicate(timeout=300)[1].decode()
     assert child.returncode == 0
     (place,) = tmp_path.glob("ensemble-view-*")
-    assert errors == f"Nobody read the result from standard output; it was saved to {place}.\n"
+    assert errors.splitlines()[-1] == (
+        f"Nobody read the result from standard output; it was saved to {place}."
+    )
     assert LesionResult.load(place).baseline.n == 60
 
 
