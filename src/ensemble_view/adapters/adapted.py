@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ensemble_view.models.untraced import Untraced
+
 __all__ = ["Adapted", "Input", "Normalisation", "make_example"]
 
 # Small images, as most nets were trained on whose file says nothing of them.
@@ -62,6 +64,7 @@ class Adapted:
         normalisation: Mean and standard deviation per channel that it expects.
         input_shape: Channels, height and width, if it takes one image by position.
         inputs: Its arguments, if it takes anything else.
+        inferred: Where the architecture was inferred from weights: what these do not tell of it.
     """
 
     model: nn.Module
@@ -69,6 +72,7 @@ class Adapted:
     normalisation: Normalisation | None = None
     input_shape: tuple[int, ...] | None = None
     inputs: tuple[Input, ...] = ()
+    inferred: tuple[Untraced, ...] | None = None
 
 
 def make_example(
