@@ -32,6 +32,7 @@ from ensemble_view.extracted_files import Extraction
 from ensemble_view.fitting import NESTED, fill, strip, weights_in
 from ensemble_view.models.architecture import Architecture, ArchitectureError
 from ensemble_view.models.inference import infer
+from ensemble_view.models.untraced import Untraced
 from ensemble_view.reading import exists, is_folder
 from ensemble_view.shared_state import RANDOM
 from ensemble_view.weights_file import (
@@ -65,6 +66,8 @@ class Checkpoint:
             pixels scaled to 0..1. Where the file says nothing it is that of the library's own
             weights for that architecture.
         normalisation_source: Which of the two says so: "checkpoint" or "library's weights".
+        inferred: Where the architecture was inferred from names and shapes of the weights: what
+            these do not tell of it, and what is assumed.
         data: Name of the data set it was trained on.
         class_names: One name per class.
         input_shape: Channels, height and width of an image; where the file says nothing, as the
@@ -88,6 +91,7 @@ class Checkpoint:
     lesion: str | None = None
     normalisation_source: str = CHECKPOINT
     output: str | int | None = None
+    inferred: tuple[Untraced, ...] | None = None
 
     @cached_property
     def weights_hash(self) -> str:
@@ -252,6 +256,7 @@ def load_checkpoint(
         inputs=found.inputs,
         lesion=described.get("lesion"),
         normalisation_source=_normalisation_source(described, LIBRARY if borrowed else CHECKPOINT),
+        inferred=found.inferred,
     )
 
 
@@ -269,6 +274,7 @@ def save_checkpoint(
     extraction: Extraction | None = None,
     weights: Mapping[str, Tensor] | None = None,
     normalisation_source: str = CHECKPOINT,
+    inferred: bool = False,
 ) -> None:
     """Save a trained net with what is needed to use it again.
 
@@ -287,6 +293,8 @@ def save_checkpoint(
         extraction: Where the net is what is left of the architecture's: how it came about.
         weights: What the file is to hold; by default the net's own.
         normalisation_source: Who said what the normalisation is, as of a :class:`Checkpoint`.
+        inferred: Whether the architecture was inferred, so that it is no more certain for being
+            stated here.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -317,6 +325,8 @@ def save_checkpoint(
         "input_shape": None if input_shape is None else list(input_shape),
         "training": None if training is None else dict(training),
     }
+    if inferred:
+        description["inferred"] = True
     if extraction is not None:
         description["extraction"] = extraction.to_json()
     write_weights_file(Path(path), weights, description)
@@ -452,8 +462,9 @@ def _build(
     inferred = infer(weights)
     try:
         architecture = asked or _stored_architecture(described.get("architecture"), path)
+        guessed = asked is None and (architecture is None or described.get("inferred") is True)
         if architecture is None and inferred is not None:
-            architecture = inferred.architecture
+            architecture = inferred.assumed
         if architecture is None:
             some = ", ".join(list(weights)[:4])
             raise CheckpointError(
@@ -469,6 +480,8 @@ def _build(
         # Other names for the same layers, where the net knows these.
         both = (weights, inferred.renamed(weights))
         weights = max(both, key=lambda weights: len(own & weights.keys()))
+        if guessed:
+            found = replace(found, inferred=inferred.untraced)
     fill(found.model, weights, found.architecture, path)
     return found
 

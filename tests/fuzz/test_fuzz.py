@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run import fuzz, limited
+from fuzzing import fuzz, limited
 
 from ensemble_view import load_checkpoint
 from ensemble_view.datasets import open_data

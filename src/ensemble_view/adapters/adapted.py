@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ensemble_view.models.untraced import Untraced
+
 __all__ = ["Adapted", "Input", "Normalisation", "make_example"]
 
 # Small images, as most nets were trained on whose file says nothing of them.
@@ -63,6 +65,7 @@ class Adapted:
         input_shape: Channels, height and width, if it takes one image by position.
         inputs: Its arguments, if it takes anything else.
         class_names: Of its outputs, where the weights come with them.
+        inferred: Where the architecture was inferred from weights: what these do not tell of it.
     """
 
     model: nn.Module
@@ -71,6 +74,7 @@ class Adapted:
     input_shape: tuple[int, ...] | None = None
     inputs: tuple[Input, ...] = ()
     class_names: tuple[str, ...] | None = None
+    inferred: tuple[Untraced, ...] | None = None
 
 
 def make_example(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torchvision
 from torch import nn
 
 from ensemble_view.adapters.adapted import Adapted
 from ensemble_view.adapters.libraries import loading, nearest
+from ensemble_view.adapters.resnet_changes import CHANGES, change
 from ensemble_view.models.architecture import Architecture, ArchitectureError
 
 __all__ = ["build_torchvision", "pretrained_torchvision"]
@@ -18,7 +20,9 @@ def build_torchvision(architecture: Architecture, classes: int | None) -> Adapte
     """Build one of torchvision's classifiers without fetching anything.
 
     Args:
-        architecture: Of the family torchvision.
+        architecture: Of the family torchvision. Beside torchvision's own options its residual nets
+            take those of :mod:`~ensemble_view.adapters.resnet_changes`, and output_stride=16 or 8,
+            which is replace_stride_with_dilation in one word.
         classes: Number of classes, unless an option says it.
 
     Returns:
@@ -33,13 +37,17 @@ def build_torchvision(architecture: Architecture, classes: int | None) -> Adapte
         (3, 299, 299)
     """
     _check_name(architecture.name)
-    options = dict(architecture.options)
+    options: dict[str, Any] = dict(architecture.options)
+    changes = {name: options.pop(name) for name in CHANGES if name in options}
     if classes is not None:
         options.setdefault("num_classes", classes)
+    if "output_stride" in changes:
+        options["replace_stride_with_dilation"] = _dilated(changes.pop("output_stride"))
     try:
         net = torchvision.models.get_model(architecture.name, weights=None, **options)
     except Exception as error:
         raise ArchitectureError(f"torchvision cannot build {architecture}: {error}.") from error
+    change(net, changes)
     return _adapted(net, architecture)
 
 
@@ -64,6 +72,16 @@ def pretrained_torchvision(name: str, *, trust_pickle: bool = False) -> Adapted:
     categories = torchvision.models.get_model_weights(name).DEFAULT.meta.get("categories")
     names = None if categories is None else tuple(map(str, categories))
     return replace(_adapted(net, architecture), class_names=names)
+
+
+def _dilated(output_stride: object) -> list[bool]:
+    """Return torchvision's replace_stride_with_dilation."""
+    if output_stride not in (8, 16, 32):
+        raise ArchitectureError(
+            f"The option output_stride is {output_stride!r}: expected 32 (no dilation), 16 (in "
+            "layer4) or 8 (in layer3 and layer4)."
+        )
+    return [False, output_stride == 8, output_stride in (8, 16)]
 
 
 def _check_name(name: str) -> None:

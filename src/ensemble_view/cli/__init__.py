@@ -56,12 +56,13 @@ from ensemble_view.cli.trial_commands import (
 )
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.results.folders import prepare
+from ensemble_view.results.text import wrapped
 from ensemble_view.studies import prepare_lesions
 from ensemble_view.studies.experiment import Options
 from ensemble_view.studies.inspection import Inspection
 from ensemble_view.studies.inspection import inspect as run_inspect
 from ensemble_view.studies.inspection_cache import cached_inspection
-from ensemble_view.studies.subject import examine, text_for
+from ensemble_view.studies.subject import examine, setting_of, text_for
 
 __all__ = ["app", "main", "progress_bar", "text_for"]
 
@@ -281,6 +282,7 @@ def inspect(
                 fresh=fresh,
             )
         )
+        found = replace(found, setting=setting_of(checkpoint))
     if as_json:
         say(found.to_json())
         return
@@ -319,6 +321,8 @@ def bench(
     Example:  ensemble-view bench resnet56.th
     """
     checkpoint = load(model, ModelOptions(opening.arch, opening.trust_pickle, device="cpu"))
+    for line in setting_of(checkpoint):
+        say(wrapped(line))
     chain = ensemble_view.unravel(checkpoint.model, checkpoint.example())
     if batch_size is not None:
         found = run_overhead(chain, checkpoint.example(batch_size), rounds=rounds)

@@ -12,8 +12,10 @@ from ensemble_view.cli.opening import load, open_named
 from ensemble_view.cli.options import Model, Overwrite, Seed
 from ensemble_view.cli.progress import stages
 from ensemble_view.cli.saying import say
+from ensemble_view.results.text import wrapped
 from ensemble_view.studies.exporting import export as run_export
 from ensemble_view.studies.exporting import needs_data
+from ensemble_view.studies.subject import setting_of
 from ensemble_view.weights_file import check_destination
 
 __all__ = ["export"]
@@ -71,4 +73,6 @@ def export(
             overwrite=overwrite,
             progress=begin,
         )
+    for line in setting_of(checkpoint):
+        say(wrapped(line))
     say(str(saved))

@@ -45,6 +45,8 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "variant": VARIANTS,
     "placement": tuple(PLACEMENTS),
     "norm": ("batch", "none"),
+    "padding": ("sides", "end"),
+    "stride": ("1x1", "3x3"),
 }
 _BOUNDS = {"layers": (1, 3), "survival": (1, 100), "gate_bias": (-20, 20)}
 _LARGEST = 4096
@@ -70,7 +72,7 @@ def build(
         classes: Number of classes; 10 unless the architecture says otherwise.
         pixels: Height times width of the images, for the nets that have to know.
         **options: Further options of the net: width, shortcut, layers, variant, placement, norm,
-            gate_bias, survival, kept. They win over the architecture's.
+            gate_bias, padding, stride, survival, kept. They win over the architecture's.
 
     Returns:
         The net, in training mode.

@@ -51,12 +51,16 @@ class BlockForm:
             "gated_shortcut" (shortcut by 1 - g(x)), "dropout" (0.5, on the shortcut). Shortcuts
             that change the shape are left as they are.
         gate_bias: What the shift of the gates begins with; negative values open the shortcut.
+        padding: Where option A puts its zeros, "sides" or "end".
+        stride: Which convolution of a bottleneck has the stride: "1x1", the first, or "3x3".
     """
 
     layers: int = 2
     shortcut: Literal["A", "B", "C", "bare"] = "A"
     variant: str = "identity"
     gate_bias: float = -6.0
+    padding: str = "sides"
+    stride: str = "1x1"
 
 
 class SkippableBlock(nn.Module):
@@ -91,7 +95,7 @@ class ResidualBlock(SkippableBlock):
     Args:
         inputs: Channels in.
         outputs: Channels out.
-        stride: Stride of the first convolution.
+        stride: Of the first convolution, or as the form says.
         form: How the block is made.
     """
 
@@ -102,9 +106,10 @@ class ResidualBlock(SkippableBlock):
         super().__init__()
         self.layers = form.layers
         widths = _widths(inputs, outputs, form.layers)
+        strided = 2 if form.stride == "3x3" else 1
         for number, (before, after) in enumerate(itertools.pairwise(widths), 1):
             kernel = 1 if form.layers == 3 and number != 2 else 3
-            step = stride if number == 1 else 1
+            step = stride if number == strided else 1
             convolution = nn.Conv2d(before, after, kernel, step, padding=kernel // 2, bias=False)
             norm = nn.BatchNorm2d(before if self.normalises_inputs else after)
             pair = [(f"conv{number}", convolution), (f"bn{number}", norm)]
@@ -118,7 +123,7 @@ class ResidualBlock(SkippableBlock):
         if keeps_shape and form.shortcut != "C":
             self._keep(outputs, form)
         elif form.shortcut == "A":
-            self.shortcut = ZeroPadShortcut(outputs - inputs, stride)
+            self.shortcut = ZeroPadShortcut(outputs - inputs, stride, form.padding)
         else:
             projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
             bare = self.normalises_inputs or form.shortcut == "bare"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from ensemble_view.models.architecture import Architecture
+from ensemble_view.models.untraced import Untraced, untraced
 from ensemble_view.models.vgg import VGG_STAGES
 
-__all__ = ["Inferred", "first_channels", "infer"]
+__all__ = ["Inferred", "Untraced", "first_channels", "infer"]
 
 Weights = Mapping[str, Tensor]
 
@@ -40,7 +41,7 @@ class Inferred:
     """An architecture told from weights.
 
     Args:
-        architecture: What they belong to.
+        architecture: What they belong to, with the options that they tell.
         in_channels: Channels of the images, where the net can be built for any.
         classes: Number of classes.
     """
@@ -48,6 +49,17 @@ class Inferred:
     architecture: Architecture
     in_channels: int | None
     classes: int
+
+    @property
+    def untraced(self) -> tuple[Untraced, ...]:
+        """What names and shapes of the weights do not tell, and what is assumed."""
+        return untraced(self.architecture)
+
+    @property
+    def assumed(self) -> Architecture:
+        """The architecture with all that is assumed of it, where that is not the net's default."""
+        more = {"stride": "3x3"} if _is_bottleneck(self.architecture) else {}
+        return replace(self.architecture, options={**self.architecture.options, **more})
 
     def renamed(self, weights: Weights) -> dict[str, Tensor]:
         """Return the weights under the names that this package's nets use.
@@ -88,6 +100,10 @@ def infer(weights: Weights) -> Inferred | None:
         if found := tell(own):
             return found
     return None
+
+
+def _is_bottleneck(architecture: Architecture) -> bool:
+    return architecture.family == "cifar" and architecture.options.get("layers") == 3
 
 
 def _own_name(name: str) -> str:

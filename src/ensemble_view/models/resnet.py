@@ -35,6 +35,10 @@ class ResNet(nn.Module):
         placement: Where BatchNorm and ReLU stand, He et al. 2016, table 2: "original" (version 1),
             "bn_after_addition", "relu_before_addition", "relu_only"; "full" is version 2.
         gate_bias: What the shift of gates begins with.
+        padding: Where option A puts its zero channels: half on each side ("sides", the default) or
+            all behind ("end", as in code after fb.resnet.torch).
+        stride: Which convolution of a bottleneck has the stride: "1x1", the first, as in He et al.
+            2015 (the default), or "3x3", as in torchvision.
         survival: Percentage of training batches in which the last block's branch is there, see
             :func:`limit_branches`.
         kept: How many branches are there in each training batch.
@@ -43,7 +47,8 @@ class ResNet(nn.Module):
         classes: Number of classes.
 
     Raises:
-        ArchitectureError: If version 2 is asked for with another placement.
+        ArchitectureError: If version 2 is asked for with another placement, or an option says
+            something about shortcuts or bottlenecks that the net has not.
 
     Example:
         >>> ResNet(20)(torch.zeros(2, 3, 32, 32)).shape
@@ -59,6 +64,8 @@ class ResNet(nn.Module):
         variant: str = "identity",
         placement: str | None = None,
         gate_bias: int = -6,
+        padding: str | None = None,
+        stride: str | None = None,
         survival: int = 100,
         kept: int | None = None,
         width: int = 16,
@@ -75,7 +82,17 @@ class ResNet(nn.Module):
                 "resnet110,placement=relu_only."
             )
         option = shortcut or ("A" if version == 1 else "B")
-        form = BlockForm(layers, option, variant, gate_bias)
+        if padding is not None and option != "A":
+            raise ArchitectureError(
+                f"The option padding={padding} is about shortcuts of zeros, option A, but the "
+                f"net's are of option {option}: leave it out, or add shortcut=A."
+            )
+        if stride is not None and layers != 3:
+            raise ArchitectureError(
+                f"The option stride={stride} is about bottlenecks, but the net's blocks have "
+                f"{layers} layers: leave it out, or add layers=3."
+            )
+        form = BlockForm(layers, option, variant, gate_bias, padding or "sides", stride or "1x1")
         block = PLACEMENTS[placement]
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         # Only version 1 normalises the stem: in version 2 the first block's own BN–ReLU follows.

@@ -10,29 +10,30 @@ __all__ = ["CarryGate", "Gate", "Scaling", "ZeroPadShortcut"]
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: every second pixel, and zero channels half on each side; no parameters.
+    """Option A: every second pixel, and zero channels beside the others; no parameters.
 
     He et al. 2015 (arXiv 1512.03385), section 3.3 (A) and section 4.2.
 
     Args:
         added: Channels to add in all.
         stride: Every which pixel is kept along both axes.
+        padding: Where the zeros go: half on each side ("sides") or all behind ("end").
 
     Example:
         >>> ZeroPadShortcut(16)(torch.ones(1, 16, 8, 8)).shape
         torch.Size([1, 32, 4, 4])
     """
 
-    def __init__(self, added: int, stride: int = 2) -> None:
+    def __init__(self, added: int, stride: int = 2, padding: str = "sides") -> None:
         super().__init__()
         self.added = added
         self.stride = stride
+        self.before = added // 2 if padding == "sides" else 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` (N, C, H, W) as (N, C + added, ⌈H/stride⌉, ⌈W/stride⌉)."""
-        half = self.added // 2
         kept = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(kept, (0, 0, 0, 0, half, self.added - half))
+        return F.pad(kept, (0, 0, 0, 0, self.before, self.added - self.before))
 
 
 class Scaling(nn.Module):

@@ -42,7 +42,7 @@ def _inferred(architecture: str, untraced: Sequence[Mapping[str, Any]]) -> str:
     )
     parts = [
         f"{each['what']} (assumed: {each['assumed']}"
-        + (f"; else {' or '.join(each['options'])}" if each["options"] else "")
+        + (f"; else {' or '.join(each['others'])}" if each["others"] else "")
         + ")"
         for each in untraced
     ]

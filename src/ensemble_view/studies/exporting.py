@@ -173,6 +173,7 @@ def export(
         architecture=architecture,
         normalisation=checkpoint.normalisation,
         normalisation_source=checkpoint.normalisation_source,
+        inferred=checkpoint.inferred is not None,
         data=checkpoint.data,
         class_names=checkpoint.class_names,
         input_shape=checkpoint.input_shape or seen,

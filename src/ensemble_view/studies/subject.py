@@ -35,8 +35,9 @@ from ensemble_view.results.setting import setting_lines
 from ensemble_view.studies.holding import check_batches, fitted, held_classes, output_note
 from ensemble_view.studies.normalising import normalisation_warning, normalised_for
 from ensemble_view.studies.recorded import made, shorter
+from ensemble_view.studies.variants import check_variants
 
-__all__ = ["Subject", "examine", "installed_versions", "open_for", "text_for"]
+__all__ = ["Subject", "examine", "installed_versions", "open_for", "setting_of", "text_for"]
 
 _PACKAGES = ("ensemble-view", "torch", "torchvision", "numpy", "scipy", "pandas")
 
@@ -105,6 +106,20 @@ class Subject:
             notes=self.notes,
             options=source.options,
         )
+
+
+def setting_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Say how the architecture of a checkpoint was known, where it was guessed.
+
+    Args:
+        checkpoint: Any.
+
+    Returns:
+        One sentence; none where its file or the user said the architecture.
+    """
+    untraced = checkpoint.inferred
+    inferred = None if untraced is None else [each.to_json() for each in untraced]
+    return tuple(setting_lines({"architecture": checkpoint.architecture, "inferred": inferred}, {}))
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
@@ -268,6 +283,8 @@ def examine(
             another than the checkpoint says.
 
     Raises:
+        CheckpointError: If the architecture was inferred, and another with the same weights is
+            right far more often.
         DiscoveryError: If the data come in several lengths, and the model is a chain that was found
             for one of them, or comes apart differently.
         DataError: If the data cannot be read, or their classes cannot be those of the net.
@@ -279,6 +296,8 @@ def examine(
     opened = open_for(model, data, any_targets=any_targets, tokenizer=tokenizer, length=length)
     if limit is not None:
         opened = opened.subset(limit, seed)
+    if isinstance(model, Checkpoint):
+        check_variants(model, opened, seed, progress)
     device = next((p.device for p in module.parameters()), "cpu") if module is not None else "cpu"
     portions = tuple(opened.portions())
     samples = [_first_two(portion.data, device) for portion in portions]
@@ -337,6 +356,7 @@ def examine(
         description |= {
             "name": model.path.stem if model.path is not None else model.architecture,
             "architecture": model.architecture,
+            "inferred": None if model.inferred is None else [u.to_json() for u in model.inferred],
             "path": None if model.path is None else shorter(str(model.path)),
             "weights_hash": model.weights_hash,
         }

@@ -1,6 +1,6 @@
 """Read damaged inputs with every reader; as a script, for as long and with whichever seed.
 
-python tests/fuzz/run.py --seed 1 --inputs 10000
+python tests/fuzz/fuzzing.py --seed 1 --inputs 10000
 """
 
 from __future__ import annotations
