@@ -59,16 +59,16 @@ def many_figure(result: ManyResult) -> Figure:
             capprops={"color": colour, "linewidth": 0.5},
         )  # fmt: skip
         handles = _reference_lines(axes, result)
-        handles += [
-            Patch(facecolor=light, edgecolor=colour, linewidth=0.5, label="trials"),
-            _means(axes, place, frame, "black", f"mean, {result.run.level:.0%} interval"),
-        ]
         if result.law is not None:
             handles += axes.plot(
                 place, 1 - result.law.frame["predicted"], color=sns.color_palette("colorblind")[1],
                 linewidth=0.9, dashes=(3, 1.2), marker="s", markersize=1.8, markeredgewidth=0,
                 zorder=3, label="additive law",
             )  # fmt: skip
+        handles += [
+            Patch(facecolor=light, edgecolor=colour, linewidth=0.5, label="trials"),
+            _means(axes, place, frame, "black", f"mean, {result.run.level:.0%} interval"),
+        ]
         axes.set_xlabel("Number of deleted blocks")
         axes.set_xlim(place.min() - 0.75, place.max() + 0.75)
         axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))

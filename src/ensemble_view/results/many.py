@@ -34,11 +34,11 @@ class ManyResult(TrialsResult):
     """k random deletions for each k.
 
     In ``frame`` a row per k: the mean over all subsets and examples, estimated from trials and
-    examples that are crossed, with the deletions of each block alone as control variate
-    (:func:`~ensemble_view.statistics.subset_mean.calibrated_mean`); extremes and quartiles of the
-    trials' own means; the paired worsening against the full net, and that as a share of what lies
-    between the full net and chance (nan where there is no chance). Where all subsets were taken
-    (``enumerated``), the intervals are over examples alone.
+    examples that are crossed, where chance is known with the deletions of each block alone as
+    control variate (:func:`~ensemble_view.statistics.subset_mean.calibrated_mean`); extremes and
+    quartiles of the trials' own means; the paired worsening against the full net, and that as a
+    share of what lies between the full net and chance (nan where there is no chance). Where all
+    subsets were taken (``enumerated``), the intervals are over examples alone.
 
     By simulation (``analyses/trial_coverage.py``: no, one or three ruinous blocks of 27 and 54, 10
     and 20 trials, 300 examples) a 95 % interval covers 93.5 to 98 %, but about 92 % where nearly
@@ -101,14 +101,11 @@ class ManyResult(TrialsResult):
 
     def _survival(self, chosen: npt.NDArray[np.intp]) -> Survival | None:
         """What single deletions say of trials of one number."""
-        if self.alone is None:
+        # Without chance nothing tells what a net of which nothing is left would score.
+        ruined = self.run.scores.chance
+        if self.alone is None or ruined is None:
             return None
-        alone, scores = self.alone.scores.values.mean(axis=1), self.run.scores
-        ruined = scores.chance
-        if ruined is None:
-            # The worst that was seen stands for a net of which nothing is left.
-            seen = np.concatenate([alone, self.means])
-            ruined = float(seen.min() if scores.higher_is_better else seen.max())
+        alone = self.alone.scores.values.mean(axis=1)
         return survival(
             [self.deleted[row] for row in chosen], Subsets(self.groups), alone, self.full, ruined
         )
