@@ -1,16 +1,23 @@
-"""Do the weights of the paths predict how a net decays as blocks are deleted?
+"""Does a net decay under random deletions as an ensemble of its branches would?
 
-If paths act independently, as Veit, Wilber and Belongie (2016, arXiv 1605.06431) say, then deleting
-d random blocks of n leaves of the paths of length k the share C(n - d, k) / C(n, k). Path lengths
-weigh what they carry of the gradient at the first block's input, exactly, over all 2^n paths; what
-is left of that weight is compared with what is left of the accuracy, of what lies between the full
-net and chance. Both are of the same test images.
+An ensemble that sums what its members say loses with a set of members the sum of what it loses with
+each. So single deletions predict the class of every image after every set D of deletions: the
+largest of ``f - sum over i in D of (f - f_-i)``, with f the full net's logits and f_-i those
+without block i. The accuracy that this additive law predicts is compared with the accuracy that
+is measured, of the same sets and images.
 
-A net supports the prediction if predicted less measured lies within 10 points for every number of
-deletions up to that at which half of the accuracy is gone (equivalence), and refutes it if one of
-these intervals lies outside. Intervals are simultaneous: Bonferroni over the numbers of deletions.
-Of one net they are over its trials and images, and add up both uncertainties; of a recipe they are
-over the nets of its seeds.
+A net follows the law if predicted less measured accuracy lies within 10 points for every number of
+deletions from 2 up to that at which half of what lies between the full net and chance is gone
+(equivalence), and departs from it if one of these intervals lies outside. Intervals are
+simultaneous: Bonferroni over the numbers of deletions. Of one net they are over its trials and
+images; of a recipe they are over the nets of its seeds.
+
+Beside it, described only, stands the law of the weights of paths: if paths acted independently, as
+Veit, Wilber and Belongie (2016, arXiv 1605.06431) say, deleting d random blocks of n would leave of
+the paths of length k the share C(n - d, k) / C(n, k), weighed by what they carry of the gradient at
+the first block's input. It is no test of an ensemble: of 20 independent nets wired as branches it
+predicts that half is left after ten deletions, where nearly everything is, since the members agree
+on the answer.
 
     python analyses/predicted_decay.py [--scale digits]
 
@@ -26,18 +33,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from lesioned_nets import BATCH, BUNDLED, at_level, opened
+from lesioned_nets import BATCH, BUNDLED, opened
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from reporting import in_points, made_by, markdown_table, t_interval, write
-from scipy import stats
 from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_options
 
 import ensemble_view
-from ensemble_view import GradientsByLength
+from ensemble_view import EnsembleViewError, GradientsByLength
 from ensemble_view.figures import FULL_WIDTH, paper_style
-from ensemble_view.paths.lengths import surviving_share, surviving_weight
+from ensemble_view.paths.lengths import surviving_weight
 
 COUNTS = {
     "digits-resnet110": "1-3,5,7,10,15,20",
@@ -63,7 +69,7 @@ LEVEL = 0.95
 def run(
     folder: Path, scale: Scale, *, counts: Mapping[str, str], trials: int = TRIALS
 ) -> pd.DataFrame:
-    """Weigh the paths of all nets, delete blocks, and write tables, figure and summary.
+    """Delete blocks of all nets, weigh their paths, and write tables, figure and summary.
 
     Args:
         folder: Where to write.
@@ -116,6 +122,9 @@ def decay(
 
     Returns:
         A row per number of deletions, and the weights of the paths.
+
+    Raises:
+        EnsembleViewError: If the additive law does not apply.
     """
     net, images = opened(scale, name, seed), scale.test.subset(IMAGES)
     gradients = ensemble_view.gradients_by_length(net, images, method="summed", batch_size=BATCH)
@@ -123,32 +132,20 @@ def decay(
     deletions = ensemble_view.many(
         net, images, count=counts, trials=trials, seed=seed, batch_size=BATCH
     )
-    each = len(deletions.frame)
-    # Half of what may be missed for the prediction, half for the measurement.
-    simultaneous = 1 - (1 - LEVEL) / (2 * each)
-    wide = at_level(deletions, simultaneous).frame
-    deleted = [int(number) for number in deletions.frame["deleted"]]
-    predicted = np.array([surviving_weight(weights_of(gradients), d) for d in deleted])
-    margin = stats.t.ppf((1 + simultaneous) / 2, gradients.examples - 1) * np.array(
-        [prediction_error(gradients, d) for d in deleted]
-    )
+    law = deletions.law
+    if law is None:
+        raise EnsembleViewError(f"The additive law does not apply to {name}: {deletions.no_law}.")
     frame = deletions.frame
-    left = 1 - frame["normalised"]
-    table = pd.DataFrame(
-        {
-            "net": name,
-            "seed": seed,
-            "deleted": deleted,
-            "trials": frame["trials"],
-            "error": frame["mean"],
-            "left": left,
-            "left_low": 1 - frame["normalised_high"],
-            "left_high": 1 - frame["normalised_low"],
-            "predicted": predicted,
-            "difference": predicted - left,
-            "low": predicted - margin - (1 - wide["normalised_low"]),
-            "high": predicted + margin - (1 - wide["normalised_high"]),
-        }
+    full = 1.0 - deletions.full
+    table = law.frame.drop(columns="law").assign(
+        net=name,
+        seed=seed,
+        full=full,
+        trials=frame["trials"],
+        left=1 - frame["normalised"],
+        left_by_weights=[surviving_weight(weights_of(gradients), d) for d in law.frame["deleted"]],
+        measured_low=1 - frame["high"],
+        measured_high=1 - frame["low"],
     )
     return table, gradients
 
@@ -156,22 +153,6 @@ def decay(
 def weights_of(gradients: GradientsByLength) -> list[float]:
     """Return the share of the gradient that the paths of each length carry."""
     return [float(value) for value in gradients.frame["projected"]]
-
-
-def prediction_error(gradients: GradientsByLength, deleted: int) -> float:
-    """Bound the prediction's standard error over the images.
-
-    Args:
-        gradients: Weights of the path lengths with their standard errors.
-        deleted: How many blocks are deleted.
-
-    Returns:
-        The sum of the lengths' standard errors, weighed as they are: as if all lengths erred
-        alike, which is the worst case.
-    """
-    errors = gradients.frame["projected_se"].to_numpy(float)
-    shares = [surviving_share(gradients.blocks, k, deleted) for k in range(len(errors))]
-    return float(errors @ shares)
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
@@ -187,15 +168,20 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     for net, seeds in table.groupby("net", sort=False):
         if seeds["seed"].nunique() < 2:
             continue
-        level = 1 - (1 - LEVEL) / seeds["deleted"].nunique()
+        level = 1 - (1 - LEVEL) / max(1, int((seeds["deleted"].drop_duplicates() > 1).sum()))
         for deleted, at in seeds.groupby("deleted"):
             difference, low, high = t_interval(at["difference"], level)
+            if deleted == 1:
+                # A single deletion is predicted by itself.
+                low = high = np.nan
             rows.append(
                 {
                     "net": net,
                     "seeds": len(at),
                     "deleted": deleted,
                     "left": at["left"].mean(),
+                    "left_by_weights": at["left_by_weights"].mean(),
+                    "measured": at["measured"].mean(),
                     "predicted": at["predicted"].mean(),
                     "difference": difference,
                     "low": low,
@@ -218,8 +204,21 @@ def up_to_half(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.iloc[: int(gone.argmax()) + 1] if gone.any() else rows
 
 
+def deciding_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that test the law: several deletions, up to half gone.
+
+    Args:
+        rows: Of one net or recipe, a row per number of deletions, ascending.
+
+    Returns:
+        Some of them; none where a single deletion takes half.
+    """
+    up_to = up_to_half(rows)
+    return up_to[up_to["deleted"] > 1]
+
+
 def verdict(rows: pd.DataFrame) -> str:
-    """Say whether the weights of the paths predict the decay.
+    """Say whether the net decays by the additive law.
 
     Args:
         rows: Of one net or recipe, a row per number of deletions, ascending, with simultaneous
@@ -228,17 +227,17 @@ def verdict(rows: pd.DataFrame) -> str:
     Returns:
         "supported", "refuted" or "inconclusive".
     """
-    deciding = up_to_half(rows)
+    deciding = deciding_rows(rows)
     low, high = deciding["low"], deciding["high"]
     if ((low > MARGIN) | (high < -MARGIN)).any():
         return "refuted"
-    if ((low >= -MARGIN) & (high <= MARGIN)).all():
+    if len(deciding) and ((low >= -MARGIN) & (high <= MARGIN)).all():
         return "supported"
     return "inconclusive"
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw what is left and what was predicted, a panel per net.
+    """Draw measured accuracy, the additive law's and that by path weights, a panel per net.
 
     Args:
         table: A row per net, seed and number of deletions.
@@ -253,36 +252,44 @@ def draw(table: pd.DataFrame) -> Figure:
         for axis, net in zip(axes, nets, strict=True):
             _panel(axis, table[table["net"] == net])
             axis.set_title(net, fontsize=8)
-        axes[0].set_ylabel("left of the normalised accuracy")
+        axes[0].set_ylabel("accuracy")
         axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes[0].legend(frameon=False)
     return figure
 
 
 def _panel(axis: Axes, rows: pd.DataFrame) -> None:
+    rows = rows.assign(by_weights=_accuracy_by_weights(rows))
     seeds = rows.groupby("seed")
     if seeds.ngroups > 1:
         for _, each in seeds:
-            axis.plot(each["deleted"], each["left"], color="C0", lw=0.4, alpha=0.6)
+            axis.plot(each["deleted"], each["measured"], color="C0", lw=0.4, alpha=0.6)
             axis.plot(each["deleted"], each["predicted"], "--", color="C1", lw=0.4, alpha=0.6)
         ends = pd.DataFrame(
-            [(deleted, *t_interval(each["left"])) for deleted, each in rows.groupby("deleted")],
-            columns=["deleted", "left", "left_low", "left_high"],
+            [(deleted, *t_interval(each["measured"])) for deleted, each in rows.groupby("deleted")],
+            columns=["deleted", "measured", "measured_low", "measured_high"],
         )
     else:
         ends = rows
+    mean = rows.groupby("deleted")[["predicted", "by_weights"]].mean()
     axis.errorbar(
-        ends["deleted"], ends["left"], [ends["left"] - ends["left_low"],
-        ends["left_high"] - ends["left"]], color="C0", marker="o", ms=2.5, lw=1, elinewidth=0.8,
-        label="measured",
+        ends["deleted"], ends["measured"], [ends["measured"] - ends["measured_low"],
+        ends["measured_high"] - ends["measured"]], color="C0", marker="o", ms=2.5, lw=1,
+        elinewidth=0.8, label="measured",
     )  # fmt: skip
-    axis.plot(
-        rows.groupby("deleted")["predicted"].mean(), "--", color="C1", marker="s", ms=2.5, lw=1,
-        label="predicted",
-    )  # fmt: skip
+    axis.plot(mean["predicted"], "--", color="C1", marker="s", ms=2.5, lw=1, label="additive law")
+    axis.plot(mean["by_weights"], ":", color="0.5", marker="^", ms=2.5, lw=1, label="path weights")
     axis.set_xlabel("blocks deleted")
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _accuracy_by_weights(rows: pd.DataFrame) -> pd.Series[float]:
+    """The accuracy at which so much of the margin over chance is left as path weights say."""
+    margin = (rows["full"] - rows["measured"]) / (1 - rows["left"])
+    margin = margin.where(rows["left"] < 1)
+    chance = rows["full"] - margin.groupby([rows["net"], rows["seed"]]).transform("median")
+    return chance + rows["left_by_weights"] * (rows["full"] - chance)
 
 
 def summary(scale: Scale, table: pd.DataFrame, recipes: pd.DataFrame) -> list[str]:
@@ -296,21 +303,31 @@ def summary(scale: Scale, table: pd.DataFrame, recipes: pd.DataFrame) -> list[st
     Returns:
         The lines of summary.md.
     """
-    columns = ("deleted", "left, measured", "left, predicted", "predicted less measured")
+    columns = (
+        "deleted",
+        "accuracy, measured",
+        "by the additive law",
+        "predicted less measured",
+        "margin left, measured",
+        "by path weights (described)",
+    )
     lines = [
-        "# Do path weights predict the decay?",
+        "# Does a net decay as an ensemble of its branches would?",
         "",
         f"{made_by(command_of(__file__, scale), scale.device)} {scale.words} Nets called "
         "`digits-...` are the bundled ones. "
         f"{min(IMAGES, len(scale.test))} test images.",
         "",
-        "What is left, in per cent of what lies between the full net and chance, on average over "
-        "random subsets of deleted blocks, and what the weights of the path lengths predict. "
-        f"Brackets: simultaneous {100 * LEVEL:.0f} % intervals, in points. *Supported*: within "
-        f"{100 * MARGIN:.0f} points for every number of deletions up to that at which half is "
-        "gone; *refuted*: an interval outside.",
+        "Accuracy in per cent, on average over random sets of deleted blocks, and as the additive "
+        "law predicts it from single deletions on the same sets and images. Brackets: simultaneous "
+        f"{100 * LEVEL:.0f} % confidence intervals, in points. *Supported*: within "
+        f"{100 * MARGIN:.0f} points for every number of deletions from 2 up to that at which half "
+        "of the margin over chance is gone; *refuted*: an interval outside. A single deletion is "
+        "predicted by itself and tests nothing. The share of the margin that the weights of the "
+        "path lengths would leave is described only: it refutes true ensembles, in which the "
+        "members that are left still agree on the answer.",
         "",
-        "| net | seed | deletions, half gone | of these, clearest difference | prediction |",
+        "| net | seed | deletions, half gone | of these, clearest difference | additive law |",
         "|---|---|---|---|---|",
     ]
     for (net, seed), rows in table.groupby(["net", "seed"], sort=False):
@@ -330,9 +347,11 @@ def summary(scale: Scale, table: pd.DataFrame, recipes: pd.DataFrame) -> list[st
                 [
                     (
                         int(row["deleted"]),
-                        f"{100 * row['left']:.1f}",
+                        f"{100 * row['measured']:.1f}",
                         f"{100 * row['predicted']:.1f}",
-                        _difference(row),
+                        "by construction" if row["deleted"] == 1 else _difference(row),
+                        f"{100 * row['left']:.1f}",
+                        f"{100 * row['left_by_weights']:.1f}",
                     )
                     for _, row in rows.iterrows()
                 ],
@@ -343,7 +362,7 @@ def summary(scale: Scale, table: pd.DataFrame, recipes: pd.DataFrame) -> list[st
         "",
         "Bars: 95 % intervals, one by one; of a recipe over the seeds, its nets being thin lines.",
         "",
-        "![What is left, by number of deletions](decay.png)",
+        "![Accuracy by number of deletions, measured and predicted](decay.png)",
     ]
 
 
@@ -354,10 +373,11 @@ def _by_net(recipes: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _verdict_cells(rows: pd.DataFrame) -> str:
-    deciding = up_to_half(rows)
-    clearest = deciding.iloc[int(np.maximum(deciding["low"], -deciding["high"]).argmax())]
-    last = deciding.iloc[-1]
+    last, deciding = up_to_half(rows).iloc[-1], deciding_rows(rows)
     half = f"{last['deleted']}" if last["left"] <= 0.5 else "none measured"
+    if deciding.empty:
+        return f"{half} | none | {verdict(rows)}"
+    clearest = deciding.iloc[int(np.maximum(deciding["low"], -deciding["high"]).argmax())]
     return f"{half} | {_difference(clearest)} at {clearest['deleted']} | {verdict(rows)}"
 
 

@@ -34,18 +34,23 @@ def test_miniature_predicts_and_measures_every_net(tmp_path, monkeypatch):
     sets = {1: [[0], [1], [2]], 2: [[0, 1], [0, 2], [1, 2]]}
     for deleted, chosen in sets.items():
         shares = [share_without(net, blocks, inputs, labels) for blocks in chosen]
-        assert found.loc[deleted, "predicted"] == pytest.approx(np.mean(shares), rel=1e-4)
+        assert found.loc[deleted, "left_by_weights"] == pytest.approx(np.mean(shares), rel=1e-4)
     chance = labels.bincount().max().item() / 100
     full = accuracy(net, inputs, labels)
     lesioned = [accuracy(without(net, block), inputs, labels) for block in range(3)]
     left = (np.mean(lesioned) - chance) / (full - chance)
     assert found.loc[1, "left"] == pytest.approx(left)
-    assert (table["low"] < table["difference"]).all()
-    assert (table["difference"] < table["high"]).all()
+    single, pairs = found.loc[1], found.loc[2]
+    assert single["predicted"] == pytest.approx(single["measured"])
+    assert pd.isna(single["low"])
+    assert pd.isna(single["high"])
+    predicted = [additive_accuracy(net, blocks, inputs, labels) for blocks in sets[2]]
+    assert pairs["predicted"] == pytest.approx(np.mean(predicted))
+    assert pairs["low"] < pairs["difference"] < pairs["high"]
     recipe = pd.read_csv(tmp_path / "recipes.csv").set_index("deleted").loc[2]
     differences = table.query("deleted == 2")["difference"]
-    # t with one degree of freedom at 98.75 %: 25.4517; two numbers of deletions.
-    half = 25.4517 * differences.std() / 2**0.5
+    # t with one degree of freedom at 97.5 %: 12.7062; one number of deletions is tested.
+    half = 12.7062 * differences.std() / 2**0.5
     assert recipe["high"] - differences.mean() == pytest.approx(half, rel=1e-4)
     assert "| resnet8 | all 2 |" in (tmp_path / "summary.md").read_text()
 
@@ -78,6 +83,13 @@ def without(net, index):
     return lesioned
 
 
+def additive_accuracy(net, blocks, inputs, labels):
+    with torch.no_grad():
+        full = net(inputs)
+        changes = [without(net, block)(inputs) - full for block in blocks]
+    return ((full + sum(changes)).argmax(1) == labels).float().mean().item()
+
+
 def accuracy(net, inputs, labels):
     with torch.no_grad():
         return (net(inputs).argmax(1) == labels).float().mean().item()
@@ -95,10 +107,17 @@ def accuracy(net, inputs, labels):
 )
 def test_the_words_follow_from_the_intervals_up_to_half(intervals, said):
     # The third has less than half left, the fourth no longer counts.
-    low, high = zip(*[(0.0, 0.0), *intervals, (0.5, 0.6)], strict=True)
-    rows = pd.DataFrame({"left": [0.9, 0.8, 0.4, 0.2], "low": low, "high": high})
+    low, high = zip(*[(np.nan, np.nan), *intervals, (0.5, 0.6)], strict=True)
+    rows = pd.DataFrame(
+        {"deleted": range(1, 5), "left": [0.9, 0.8, 0.4, 0.2], "low": low, "high": high}
+    )
     assert predicted_decay.verdict(rows) == said
     assert len(predicted_decay.up_to_half(rows.assign(left=0.6))) == 4
+
+
+def test_a_net_that_one_deletion_ruins_tests_nothing():
+    rows = pd.DataFrame({"deleted": [1, 2], "left": [0.4, 0.2], "low": np.nan, "high": np.nan})
+    assert predicted_decay.verdict(rows) == "inconclusive"
 
 
 def test_a_bundled_net_has_one_seed(tmp_path):
