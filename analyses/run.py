@@ -35,6 +35,7 @@ TRAINED = (
     "path_lengths",
     "effective_paths",
     "dropout_analogy",
+    "additive_average",
 )
 """They take the options of `scale_options`."""
 

@@ -6,12 +6,14 @@ import itertools
 
 import additive_average
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.special import softmax
 
 from ensemble_view import Block, Chain, Compose, Engine, Keep
 from ensemble_view.plan import bind
+from miniature import miniature_scale
 
 BLOCKS, WIDTH, CLASSES, IMAGES = 20, 12, 5, 300
 
@@ -117,3 +119,12 @@ def test_the_prediction_is_the_sum_by_hand():
     (found,) = additive_average.additive(full, without, [(0, 3)])
     assert found == pytest.approx(full - sum(full - without[i] for i in (1, 2, 4)))
     assert np.isnan(additive_average.misfit(full, np.stack([full] * 2), np.stack([full] * 2)))
+
+
+def test_miniature(tmp_path):
+    scale = miniature_scale(tmp_path / "nets", epochs=1)
+    table = additive_average.run(tmp_path, scale, ("resnet8",))
+    assert table["left_out"].unique().tolist() == [2]
+    assert (table["misfit"] >= 0).all()
+    assert pd.read_csv(tmp_path / "misfits.csv")["seed"].tolist() == [0, 1]
+    assert "| resnet8 | 2 of 3 |" in (tmp_path / "summary.md").read_text()
