@@ -17,7 +17,12 @@ ANALYSES = Path(run.__file__).parent
 @pytest.mark.parametrize("name", [*run.BUNDLED, *run.TRAINED])
 def test_every_analysis_that_is_run_is_there_and_listed(name):
     assert callable(importlib.import_module(name).run)
-    assert f"python analyses/{name}.py" in (ANALYSES / "README.md").read_text()
+    readme = (ANALYSES / "README.md").read_text()
+    (row,) = (line for line in readme.splitlines() if f"| `python analyses/{name}.py" in line)
+    if "| not measured" in row:
+        # Then no table from another definition may be there either.
+        assert not (ANALYSES / name / "summary.md").exists()
+        return
     summary = (ANALYSES / name / "summary.md").read_text()
     assert f"python analyses/{name}.py" in summary
     # Every figure that the summary shows is there.
