@@ -273,8 +273,8 @@ def reaction(
     batch and that of the block, so that they depend on the batch size; examples of different shapes
     are in different batches. An example that is alone in its batch has no donor, and a unit
     without shortcut has no sum to put one in. The summary says *repair* only where the mean
-    reaction lies below 1, the untrained net's and the donor's, with simultaneous intervals. They are over
-    the examples; how much other random weights or other donors would give is not in them.
+    reaction lies below 1, the untrained net's and the donor's, with simultaneous intervals. They
+    are over the examples; how much other random weights or other donors would give is not in them.
 
     Both are also given with the nonlinearities of the *junctions* held at the full net's (what lies
     on the way round the branches: the ReLU after the sum of a post-activation net), so that their
