@@ -50,7 +50,7 @@ def test_each_checkpoint_is_measured_as_by_itself(result):
         assert found.rows == alone.rows
         assert found.provenance.model["name"] == STEPS[seed]
     frame = result.frame
-    assert len(frame) == 3 * 3
+    assert len(frame) == 3 * 4
     for row in frame.to_dict("records"):
         effective = result.results[STEPS.index(row["checkpoint"])].effective[row["weighting"]]
         assert [row[name] for name in ("mean_length", "low", "high", "share_of_paths")] == [

@@ -114,6 +114,32 @@ def test_every_column_is_what_enumeration_gives(everything, every_path):
     assert everything.projected_mean == pytest.approx(limits, rel=1e-9)
     assert everything.effective["projected"].mean == pytest.approx(lengths.mean(), rel=1e-9)
     assert f"(interval {limits[0]:.1f} to {limits[1]:.1f})" in everything.summary
+    check_pooled(everything, every_path)
+
+
+def check_pooled(everything: GradientsByLength, every_path) -> None:
+    """The ratio of sums by its definition, and its error by leaving out each example in turn."""
+    whole = sum(every_path.values()).flatten(1)
+    products = torch.stack(
+        [(stacked(every_path, k).sum(0) * whole).sum(1) for k in range(7)], 1
+    ).numpy()
+    squares = whole.square().sum(1).numpy()
+    pooled = products.sum(0) / squares.sum()
+    rest = [np.arange(EXAMPLES) != e for e in range(EXAMPLES)]
+    left = np.stack([products[r].sum(0) / squares[r].sum() for r in rest])
+    # Tukey's pseudo-values weigh each example's residual by what is left without it.
+    errors = np.sqrt((EXAMPLES - 1) / EXAMPLES * np.sum((left - pooled) ** 2, axis=0))
+    for row, share, error in zip(everything.rows, pooled, errors, strict=True):
+        assert row.pooled == pytest.approx(share, rel=1e-9, abs=1e-14)
+        assert row.pooled_se == pytest.approx(error, rel=1e-6, abs=1e-14)
+    mean = float(pooled @ np.arange(7))
+    assert everything.effective["pooled"].mean == pytest.approx(mean, rel=1e-9)
+    low, high = everything.pooled_mean
+    assert low <= mean <= high
+    assert mean != pytest.approx(everything.effective["projected"].mean, rel=1e-3)
+    assert f"ratio of sums over examples), the mean length is {mean:.1f} (interval " in (
+        everything.summary
+    )
 
 
 def test_drawn_paths_converge_to_the_mean_over_all(chain, every_path):
@@ -352,10 +378,13 @@ def test_the_figure_shows_and_names_what_was_measured(everything, chain):
     assert sizes["root of the energy"][1] == pytest.approx(frame["energy"].to_numpy() ** 0.5)
     assert shares["paths × mean norm"][1] == list(everything.weights["sampled"])
     assert shares["projected"][1] == list(everything.weights["projected"])
+    assert shares["projected, ratio of sums"][1] == list(everything.weights["pooled"])
     for name, span in everything.effective.items():
         assert shares[f"_{name}, 95 %"][0] == [span.low, span.high]
     labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
-    named = ["norm of the sum", "projected", "energy", "paths × mean norm"]
+    named = [
+        "norm of the sum", "projected", "projected, ratio of sums", "energy", "paths × mean norm",
+    ]  # fmt: skip
     assert labels == [*named, "bars above: 95 %"]
     alone = gradients_by_length(chain, make_data()).plot()
     assert set(lines_of(alone, 0)) == {"norm of the sum"}

@@ -29,8 +29,9 @@ _LABELS = {
     "projected": "projected",
     "energy": "energy",
     "sampled": "paths × mean norm",
+    "pooled": "projected, ratio of sums",
 }
-_MARKERS = {"summed": "o", "projected": "s", "energy": "D", "sampled": "^"}
+_MARKERS = {"summed": "o", "projected": "s", "pooled": "v", "energy": "D", "sampled": "^"}
 
 
 def gradients_figure(result: GradientsByLength) -> Figure:
@@ -40,7 +41,8 @@ def gradients_figure(result: GradientsByLength) -> Figure:
     On the left, on a logarithmic scale, what was measured of each length: the exact norm of the sum
     over its paths, the root of its energy, the mean norm of a single path (figure 6(b)). On the
     right, each weighting's share of each length, with a bar over the smallest interval that holds
-    95 %; figure 6(c) is the one by paths × mean norm, an upper bound. Dashed is the untrained net,
+    95 %; figure 6(c) is the one by paths × mean norm, an upper bound. Projected is the mean over
+    examples of ratios, and their ratio of sums stands beside it. Dashed is the untrained net,
     where it was measured.
 
     Args:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["GradientsByCheckpoint"]
 
 _COLUMNS = ("checkpoint", "weighting", "mean_length", "low", "high", "share_of_paths")
-_HEADS = {"projected": "projected", "summed": "summed", "energy": "energy", "sampled": "sampled"}
+_HEADS = {
+    "projected": "projected", "pooled": "pooled", "summed": "summed", "energy": "energy",
+    "sampled": "sampled",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
@@ -159,13 +162,13 @@ class GradientsByCheckpoint(StudyResult):
         """One row per checkpoint: mean length and effective lengths by each weighting."""
         frame = self.frame
         shown = [name for name in NAMES if (frame["weighting"] == name).any()]
-        lines = [f"{'checkpoint':<18}" + "".join(f"{_HEADS[name]:>15}" for name in shown)]
+        lines = [f"{'checkpoint':<15}" + "".join(f"{_HEADS[name]:>13}" for name in shown)]
         for name, result in zip(self.names, self.results, strict=True):
-            line = f"{name if len(name) <= 18 else f'{name[:7]}...{name[-8:]}':<18}"
+            line = f"{name if len(name) <= 15 else f'{name[:5]}...{name[-6:]}':<15}"
             for weighting in shown:
                 found = result.effective.get(weighting)
-                span = "" if found is None else f"{found.mean:.1f} [{found.low}, {found.high}]"
-                line += f"{span:>15}"
+                span = "" if found is None else f"{found.mean:.1f} [{found.low},{found.high}]"
+                line += f"{span:>13}"
             lines.append(line.rstrip())
         lines.append("mean path length, and the smallest interval with 95 % of the weighting")
         return "\n".join(lines)

@@ -53,6 +53,9 @@ class LengthRow:
             are skewed (of a well-trained net few examples carry most of the gradient): twice it
             each way holds the mean less often than 95 %, much less of few examples.
         projected_se: standard error of ``projected`` over examples.
+        pooled: ratio of sums ``Σ⟨c, g⟩ / Σ‖g‖²`` over examples: π with each example weighted by its
+            squared gradient; exact; the rows sum to one.
+        pooled_se: its standard error over examples, the jackknife's.
     """
 
     length: int
@@ -67,6 +70,8 @@ class LengthRow:
     coherence: float | None = None
     summed_norm_se: float | None = None
     projected_se: float | None = None
+    pooled: float | None = None
+    pooled_se: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,9 @@ class GradientsByLength(StudyResult):
         untrained: the same of the net before training, if that was asked for.
         projected_mean: lower and upper limit of the mean length by ``projected``, a 95 % t interval
             over examples; None unless ``summed`` ran on several.
+        pooled_mean: the same of the mean length by ``pooled``, by the ratio estimator
+            (:func:`~ensemble_view.statistics.ratios.ratio_mean`), whose freedom falls where few
+            examples have most of the gradient.
 
     Example:
         Two blocks whose branches multiply by 3, so that paths carry 1, 3, 3 and 9.
@@ -183,6 +191,7 @@ class GradientsByLength(StudyResult):
     interrupted: bool = False
     untrained: GradientsByLength | None = None
     projected_mean: tuple[float, float] | None = None
+    pooled_mean: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if [row.length for row in self.rows] != list(range(len(self.rows))) or not self.rows:
@@ -222,11 +231,13 @@ class GradientsByLength(StudyResult):
         """Of each weighting that was measured, the share of each length; each sums to one.
 
         ``summed`` (norm of the sum), ``projected`` (share of the gradient; can be negative),
-        ``energy``, and ``sampled`` (number of paths × mean norm, as in figure 6(c) of Veit et al.).
+        ``pooled`` (the same as a ratio of sums over examples), ``energy``, and ``sampled`` (number
+        of paths × mean norm, as in figure 6(c) of Veit et al.).
         """
         columns = {
             "summed": [row.summed_norm for row in self.rows],
             "projected": [row.projected for row in self.rows],
+            "pooled": [row.pooled for row in self.rows],
             "energy": [row.energy for row in self.rows],
             "sampled": [row.sampled_mean for row in self.rows],
         }
@@ -297,6 +308,7 @@ class GradientsByLength(StudyResult):
             "negative_mass": self.negative_mass,
             "undefined": self.undefined,
             "projected_mean": self.projected_mean,
+            "pooled_mean": self.pooled_mean,
             "seconds": self.seconds,
             "interrupted": self.interrupted,
             "effective": {name: asdict(each) for name, each in self.effective.items()},
@@ -331,7 +343,11 @@ class GradientsByLength(StudyResult):
             TypeError: if one is of another kind.
         """
         settings = {**content["settings"], "methods": tuple(content["settings"]["methods"])}
-        untrained, limits = content.get("untrained"), content.get("projected_mean")
+        untrained = content.get("untrained")
+        limits = {
+            name: None if content.get(name) is None else tuple(content[name])
+            for name in ("projected_mean", "pooled_mean")
+        }
         return cls(
             rows=tuple(LengthRow(**row) for row in content["rows"]),
             settings=GradientSettings(**settings),
@@ -342,7 +358,7 @@ class GradientsByLength(StudyResult):
             provenance=Provenance.from_json(content),
             interrupted=content["interrupted"],
             untrained=None if untrained is None else cls.from_json(untrained),
-            projected_mean=None if limits is None else (limits[0], limits[1]),
+            **limits,
         )
 
     @property

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "summary", "table"]
 
 NAMES = {
-    "projected": "projected (share of the gradient)",
+    "projected": "projected (share of the gradient, mean over examples)",
+    "pooled": "pooled (share of the gradient, ratio of sums over examples)",
     "summed": "norm of the sum",
     "energy": "energy (sum of squared norms)",
     "sampled": "number of paths × mean norm",
@@ -22,6 +23,7 @@ NAMES = {
 _HEADS = {
     "summed_norm": "summed",
     "projected": "projected",
+    "pooled": "pooled",
     "energy": "energy",
     "energy_se": "± s.e.",
     "sampled_mean": "mean norm",
@@ -99,7 +101,7 @@ def summary(result: GradientsByLength) -> str:
     for name, words in NAMES.items():
         if name in result.effective:
             found = result.effective[name]
-            limits = result.projected_mean if name == "projected" else None
+            limits = {"projected": result.projected_mean, "pooled": result.pooled_mean}.get(name)
             known = "" if limits is None else f" (interval {limits[0]:.1f} to {limits[1]:.1f})"
             sentences.append(
                 f"By {words}, the mean length is {found.mean:.1f}{known}, and 95 % of the weight "

@@ -146,6 +146,7 @@ class GradientStudy:
             negative_mass=measured.negative_mass,
             undefined=measured.undefined,
             projected_mean=measured.projected_mean,
+            pooled_mean=measured.pooled_mean,
             seconds=time.perf_counter() - started,
             provenance=self.subject.provenance(
                 seed=self.measurement.seed,
@@ -193,7 +194,8 @@ def gradients_by_length(
     Forward activations are those of the full net in evaluation mode; a path is a product of
     Jacobians (Veit, Wilber and Belongie 2016, section 5). ``summed``: the norm of the gradient
     summed over all paths of a length, and with it the share ⟨c_k, g⟩ / ‖g‖² of the whole gradient
-    g (``projected``); both exact. ``energy``: Σ‖g_S‖² over these paths, estimated by random
+    g (``projected``, the mean over examples, and ``pooled``, the ratio of the sums over examples);
+    all exact. ``energy``: Σ‖g_S‖² over these paths, estimated by random
     orthogonal mixing, with a standard error. ``sampled``: the paper's protocol, norms along random
     paths; the paper does not say whether a norm is that of a batch or of an example, so the norm is
     each example's own unless ``norm`` says otherwise.

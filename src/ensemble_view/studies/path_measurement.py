@@ -165,6 +165,7 @@ class Measurement:
         found.squares.append(squares(gradients).cpu().numpy())
         shares = products / square[:, None]
         found.shares.append(shares[square > 0].cpu().numpy())
+        found.wholes.append(square[square > 0].cpu().numpy())
         progress((traced.branch_vjps - done) * examples)
 
     def _sample(
@@ -208,6 +209,7 @@ class Measured:
         examples: How many were measured.
         squares: Of each batch ‖c_k‖², (examples, lengths).
         shares: Of each batch π_k, (examples with a gradient, lengths).
+        wholes: Of each batch ‖g‖², (examples with a gradient).
         energies: Sums over examples, (groups, lengths).
         norms: Of each length those along single paths, batch after batch.
     """
@@ -216,6 +218,7 @@ class Measured:
     examples: int = 0
     squares: list[_Floats] = field(default_factory=list)
     shares: list[_Floats] = field(default_factory=list)
+    wholes: list[_Floats] = field(default_factory=list)
     energies: _Floats | None = None
     norms: list[list[_Floats]] = field(default_factory=list)
 
@@ -231,6 +234,7 @@ class Measured:
         self.examples += other.examples
         self.squares += other.squares
         self.shares += other.shares
+        self.wholes += other.wholes
         if other.energies is not None:
             before = 0 if self.energies is None else self.energies
             self.energies = before + other.energies
@@ -253,6 +257,21 @@ class Measured:
         return found.low, found.high
 
     @property
+    def pooled_mean(self) -> tuple[float, float] | None:
+        """An interval over examples of the mean length of the ratio of sums, each of its size."""
+        if sum(map(len, self.shares)) < 2:
+            return None
+        wholes = np.concatenate(self.wholes)
+        lengths = np.concatenate(self.shares) @ np.arange(self.blocks + 1)
+        # Squares of gradients are small numbers; the ratio has no scale.
+        sizes = wholes / wholes.max()
+        kept = sizes > 0
+        if np.count_nonzero(kept) < 2:
+            return None
+        found = ratio_mean((lengths * sizes)[kept], sizes[kept])
+        return found.low, found.high
+
+    @property
     def undefined(self) -> int:
         """Examples without any gradient."""
         return sum(map(len, self.squares)) - sum(map(len, self.shares))
@@ -268,7 +287,9 @@ class Measured:
             squared = np.concatenate(self.squares)
             columns |= _mean_columns("summed_norm", np.sqrt(squared))
             if sum(map(len, self.shares)):
-                columns |= _mean_columns("projected", np.concatenate(self.shares))
+                shares, wholes = np.concatenate(self.shares), np.concatenate(self.wholes)
+                columns |= _mean_columns("projected", shares)
+                columns |= _pooled_columns(shares, wholes)
         if self.energies is not None:
             columns |= _energy_columns(self.energies / self.examples)
         if self.squares and self.energies is not None:
@@ -291,6 +312,21 @@ def _mean_columns(name: str, values: _Floats) -> Mapping[str, list[Any]]:
     found = {name: values.mean(0).tolist()}
     if len(values) > 1:
         found[f"{name}_se"] = (values.std(0, ddof=1) / math.sqrt(len(values))).tolist()
+    return found
+
+
+def _pooled_columns(shares: _Floats, wholes: _Floats) -> Mapping[str, list[Any]]:
+    """The ratio of sums over examples, with the jackknife's standard error."""
+    sizes = wholes / wholes.max()
+    total = float(sizes.sum())
+    pooled = sizes @ shares / total
+    found = {"pooled": pooled.tolist()}
+    left = sizes / total
+    # One example that has all of the gradient leaves nothing to tell an error by.
+    if len(shares) > 1 and left.max() < 1:
+        residuals = (shares - pooled) * (left / (1 - left))[:, None]
+        n = len(shares)
+        found["pooled_se"] = np.sqrt((n - 1) / n * (residuals**2).sum(0)).tolist()
     return found
 
 
