@@ -23,7 +23,7 @@ from ensemble_view.cli import main
 from ensemble_view.datasets.text_sources import windows
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.losses import next_token
-from ensemble_view.statistics.ratios import ratio_mean
+from ensemble_view.statistics.bounded import bounded_mean
 from language_nets import own_net, probabilities, sequences, small_gpt2
 
 LENGTHS = (12, 30, 7, 19, 12)
@@ -140,7 +140,7 @@ def test_blocks_of_text_and_the_head_after_each(gpt2):
             )
             for s in DATA.sequences
         ]
-        by_hand = ratio_mean(right, [len(s) - 1 for s in DATA.sequences])
+        by_hand = bounded_mean(right, [len(s) - 1 for s in DATA.sequences])
         row = result.rows[kept]
         found = [row.head_accuracy, row.head_accuracy_low, row.head_accuracy_high]
         assert found == pytest.approx([by_hand.value, by_hand.low, by_hand.high], rel=1e-9)
