@@ -87,7 +87,7 @@ ON_BRANCHES = [
     Replace(2, "resample", 7) | Scale(2, 2) | DropShortcut(2),
     Replace(1, "perturbed"),
     Replace(1, "constant"),
-    Replace(3, "constant", 2) | Delete(1),
+    Replace(2, "constant", 3) | Scale(2, 0.5) | Delete(1),
     Replace(2, "perturbed", 3) | Scale(2, 0.5) | Delete(0),
     Replace(1, "zero"),
     Delete(0) | Scale(1, 0.5) | Replace(2, "mean"),
