@@ -134,19 +134,20 @@ def test_a_study_says_it_first_and_keeps_it(tmp_path):
     result = ev.lesion(
         wake(Nested()), (torch.randn(12, 3, 8, 8, dtype=torch.float64), torch.arange(12) % 5)
     )
-    assert result.notes == (WORDS[Nested],)
-    assert " ".join(repr(result).split()).startswith(WORDS[Nested])
+    assert result.notes[-1] == WORDS[Nested]
+    assert " ".join(repr(result).split()).startswith(" ".join(result.notes))
     assert WORDS[Nested] in result._repr_html_()
-    assert result.to_json()["notes"] == [WORDS[Nested]]
+    assert result.to_json()["notes"] == list(result.notes)
     result.save(tmp_path / "saved")
     assert ev.LesionResult.load(tmp_path / "saved").notes == result.notes
 
 
-def test_a_command_says_it_in_its_first_line(capsys):
+def test_a_command_says_it_in_its_first_lines(capsys):
     with pytest.raises(SystemExit):
         main(["reaction", "digits-resnet110", "--limit", "4"])
-    first = capsys.readouterr().out.splitlines()[0]
-    assert first == "54 blocks hold all 54 residual sums of the model."
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first.startswith("Normalisation: mean ")
+    assert second == "54 blocks hold all 54 residual sums of the model."
 
 
 def test_inspect_says_it_in_text_and_json():
