@@ -372,7 +372,7 @@ class TestNormalisation:
 
     @pytest.mark.parametrize("name", ["resize", "crop"])
     def test_sizes_are_positive(self, name):
-        with pytest.raises(DataError, match=f"The {name} is 0 pixels: expected at least 1"):
+        with pytest.raises(DataError, match=f"The {name} is 0 pixels: expected 1 to 8,192"):
             open_data("digits", **{name: 0})
 
 
@@ -409,7 +409,7 @@ def test_subset_depends_on_the_seed_and_on_nothing_global():
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_impossible_limits_are_refused(limit):
-    with pytest.raises(DataError, match=f"limit is {limit} examples: expected at least 1"):
+    with pytest.raises(DataError, match=f"limit is {limit} examples: expected 1 to 8,192"):
         open_data("digits", limit=limit)
 
 
@@ -422,7 +422,7 @@ def test_batches_hold_the_same_examples_whatever_their_size(first, second):
 
 
 def test_batch_size_is_positive():
-    with pytest.raises(DataError, match="batch size is 0: expected at least 1"):
+    with pytest.raises(DataError, match="batch size is 0: expected 1 to 8,192"):
         next(open_data("digits").batches(0))
 
 
