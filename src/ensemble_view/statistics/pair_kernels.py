@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 _FOLDS = 5
 # Ridge penalties to choose from, in units of the largest eigenvalue.
 _PENALTIES = 10.0 ** np.arange(-11, 3, 0.5)
+# Below this share of the largest entry, a centred kernel is what rounding leaves.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,10 +287,14 @@ def _ridge_coefficients(features: Floats, targets: Floats, factor: Floats) -> Fl
 
 def _ridge_weights(kernel: Floats, targets: Floats, factor: Floats) -> Floats:
     """Kernel ridge regression, from values to weights; the intercept is not penalised."""
+    scale = float(np.abs(kernel).max())
     kernel = kernel - kernel.mean(axis=0)
     kernel -= kernel.mean(axis=1, keepdims=True)
     roots, vectors = np.linalg.eigh(kernel)
     roots = np.clip(roots, 0.0, None)
+    if roots.max() <= _ROUNDING * scale:
+        # Subsets that are alike tell pairs nothing; dividing by what rounding leaves would.
+        return np.zeros_like(targets)
     projected = vectors.T @ targets
     whole = float(np.sum((targets @ factor) ** 2))
     penalty = _penalty(roots, projected @ factor, whole, len(kernel))
