@@ -63,8 +63,8 @@ def test_words_and_table_say_what_the_frame_says(result):
     means = frame[frame["weighting"] == "projected"]["mean_length"].tolist()
     assert f"goes from {means[0]:.1f} to {means[2]:.1f}" in result.summary
     assert f"{max(means):.1f}, at {STEPS[means.index(max(means))]}" in result.summary
-    lines = repr(result).splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, repr(result).splitlines())) <= 80
+    lines = result.table.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == list(STEPS)
     assert f"{means[0]:.1f} [" in lines[1]
     assert "<table" in result._repr_html_()
