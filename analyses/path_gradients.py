@@ -159,7 +159,8 @@ def _summary(found: dict[str, Timed], both: GradientsByLength, batch: int) -> st
         "|---|---|---|---|---|---|---|---|",
     ]
     rows = {
-        "projected": ("all paths, share of the gradient", "summed"),
+        "projected": ("all paths, share of the gradient, mean of ratios", "summed"),
+        "pooled": ("all paths, share of the gradient, ratio of sums", "summed"),
         "summed": ("all paths, norm of their sum", "summed"),
         "sampled": ("sampled, paths × mean norm", "sampled"),
     }

@@ -2,10 +2,11 @@
 
 Veit, Wilber and Belongie 2016 (arXiv 1605.06431), sections 3 and 5, figures 6 and 7: most paths of
 a ResNet-110 are of middling length, those that carry gradient are short. Here of both versions,
-trained and untrained: the numbers of paths, four weightings of each length on a few images, and on
-more images the share of the gradient, which is exact and decides claim C5. Then the same share at
-checkpoints of training, over seeds: do residual nets begin with short paths and grow deeper, as
-Littwin and Wolf 2016 (arXiv 1611.02525) say?
+trained and untrained: the numbers of paths, the weightings of each length on a few images, and on
+more images the share of the gradient, which is exact and decides claim C5: as the mean over images
+of each image's share, and as the ratio of sums, in which an image counts by its squared gradient.
+Then the same share at checkpoints of training, over seeds: do residual nets begin with short paths
+and grow deeper, as Littwin and Wolf 2016 (arXiv 1611.02525) say?
 
     python analyses/path_lengths.py [--scale digits]
 
@@ -43,14 +44,17 @@ IN_TRAINING = {
 }
 EPOCHS = {"digits": (0, 1, 2, 5, 10, 20, 30), "cifar10": (0, 1, 5, 20, 80, 120, 164)}
 WEIGHTED, SHARED_OUT = 16, 256
-"""Images for the four weightings, and for the share of the gradient alone."""
+"""Images for all weightings, and for the share of the gradient alone."""
 HOW: Mapping[str, Any] = {"samples": 20, "vectors": 4, "groups": 16}
 NAMES = {
-    "projected": "share of the gradient",
+    "projected": "share of the gradient, mean of ratios",
+    "pooled": "ratio of sums",
     "summed": "norm of the sum",
     "energy": "energy",
     "sampled": "paths × mean norm",
 }
+WEIGHED_BY = {"mean": "mean of ratios", "pooled": "ratio of sums"}
+"""Columns of the share of the gradient: how images are weighed."""
 SHORT, NOT_SHORT, NEGATIVE = 1 / 3, 0.45, 0.05
 """Claim C5: mean length over the number of blocks, and the share of negative mass."""
 
@@ -73,11 +77,11 @@ def run(
         nets: Bundled nets, or architectures.
         in_training: Architectures whose checkpoints are compared.
         epochs: Epochs done at each checkpoint, in order.
-        weighted: Images for the four weightings.
+        weighted: Images for all weightings.
         shared_out: Images for the share of the gradient alone.
 
     Returns:
-        Of each net the four weightings.
+        Of each net all weightings.
     """
     found: dict[str, GradientsByLength] = {}
     tables: dict[str, pd.DataFrame] = {}
@@ -139,16 +143,21 @@ def projected_lengths(result: GradientsByLength) -> dict[str, float]:
         result: With the projected weights.
 
     Returns:
-        Blocks, mean length and its interval, effective lengths, negative mass.
+        Blocks, mean length and its interval, by the mean over images and by the ratio of sums
+        (`pooled`), effective lengths of the former, negative mass.
     """
     lengths = result.effective["projected"]
     mean_low, mean_high = result.projected_mean or (float("nan"),) * 2
+    pooled_low, pooled_high = result.pooled_mean or (float("nan"),) * 2
     assert result.negative_mass is not None
     return {
         "blocks": result.blocks,
         "mean": lengths.mean,
         "mean_low": mean_low,
         "mean_high": mean_high,
+        "pooled": result.effective["pooled"].mean,
+        "pooled_low": pooled_low,
+        "pooled_high": pooled_high,
         "low": lengths.low,
         "high": lengths.high,
         "share_of_paths": lengths.share_of_paths,
@@ -191,26 +200,29 @@ def changes(by_epoch: pd.DataFrame) -> pd.DataFrame:
         by_epoch: A row per net, seed and epoch.
 
     Returns:
-        A row per net: the mean length at the first and at the last checkpoint, and their
-        difference, paired by seed, with its t interval.
+        A row per net and weighting (the mean over images, the ratio of sums): the mean length at
+        the first and at the last checkpoint, and their difference, paired by seed, with its t
+        interval.
     """
     rows = []
     for net, table in by_epoch.groupby("net", sort=False) if len(by_epoch) else ():
-        means = table.pivot_table(index="seed", columns="epoch", values="mean")
-        first, last = means.iloc[:, 0], means.iloc[:, -1]
-        difference, low, high = t_interval(last - first)
-        rows.append(
-            {
-                "net": net,
-                "blocks": table["blocks"].iloc[0],
-                "first": first.mean(),
-                "last": last.mean(),
-                "difference": difference,
-                "low": low,
-                "high": high,
-                "seeds": len(means),
-            }
-        )
+        for column in ("mean", "pooled"):
+            means = table.pivot_table(index="seed", columns="epoch", values=column)
+            first, last = means.iloc[:, 0], means.iloc[:, -1]
+            difference, low, high = t_interval(last - first)
+            rows.append(
+                {
+                    "net": net,
+                    "by": WEIGHED_BY[column],
+                    "blocks": table["blocks"].iloc[0],
+                    "first": first.mean(),
+                    "last": last.mean(),
+                    "difference": difference,
+                    "low": low,
+                    "high": high,
+                    "seeds": len(means),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -245,19 +257,20 @@ def draw(by_epoch: pd.DataFrame) -> Figure:
     return figure
 
 
-def verdict(row: Mapping[str, Any] | pd.Series[Any]) -> str:
+def verdict(row: Mapping[str, Any] | pd.Series[Any], column: str = "mean") -> str:
     """Say whether the gradient comes by short paths (claim C5).
 
     Args:
         row: What `projected_lengths` says of a net.
+        column: "mean" or "pooled".
 
     Returns:
         "supported" if the mean length is at most a third of the blocks and the negative mass below
         5 %, "refuted" if it is at least 0.45 of them, else "inconclusive".
     """
-    if row["mean_low"] / row["blocks"] >= NOT_SHORT:
+    if row[f"{column}_low"] / row["blocks"] >= NOT_SHORT:
         return "refuted"
-    short = row["mean_high"] / row["blocks"] <= SHORT and row["negative_mass"] < NEGATIVE
+    short = row[f"{column}_high"] / row["blocks"] <= SHORT and row["negative_mass"] < NEGATIVE
     return "supported" if short else "inconclusive"
 
 
@@ -288,10 +301,10 @@ def summary(
 
     Args:
         scale: Data, recipe and seeds.
-        found: Of each net the four weightings.
+        found: Of each net all weightings.
         shares: A row per net, trained or not.
         differences: A row per net whose checkpoints were compared.
-        weighted: Images for the four weightings.
+        weighted: Images for all weightings.
         shared_out: Images for the share of the gradient alone.
 
     Returns:
@@ -303,12 +316,17 @@ def summary(
         f"{made_by(command_of(__file__, scale), scale.device)} {scale.words}",
         "",
         f"Share of the gradient by length (projected), exact for each of {shared_out} test images; "
-        "mean length with its 95 % t interval over the images. C5, the gradient comes by short "
+        "mean length with its 95 % interval over the images, by the mean over images of each "
+        "image's share and by the ratio of sums, in which an image counts by its squared gradient. "
+        "C5, the gradient comes by short "
         "paths: supported if the interval of the mean lies below a third of the blocks and the "
         "negative mass below 5 %, refuted if above 0.45 of them.",
         "",
         *markdown_table(
-            ("net", "trained", "blocks", "mean length", "95 %", "of all paths", "negative", "C5"),
+            (
+                *("net", "trained", "blocks", "mean of ratios", "95 %", "of all paths"),
+                *("negative", "C5", "ratio of sums", "C5"),
+            ),
             [
                 (
                     row["net"],
@@ -319,12 +337,14 @@ def summary(
                     f"{row['share_of_paths']:.3%}",
                     f"{row['negative_mass']:.1%}",
                     verdict(row) if row["trained"] else "",
+                    f"{row['pooled']:.1f} [{row['pooled_low']:.1f}, {row['pooled_high']:.1f}]",
+                    verdict(row, "pooled") if row["trained"] else "",
                 )
                 for _, row in shares.iterrows()
             ],
         ),
         "",
-        f"Four weightings on {weighted} images (energy of {HOW['groups']} groups of "
+        f"All weightings on {weighted} images (energy of {HOW['groups']} groups of "
         f"{HOW['vectors']} vectors; {HOW['samples']} paths per length): mean length, and the "
         "smallest interval with 95 % of the weight.",
         "",
@@ -345,10 +365,11 @@ def summary(
             "after the last epoch, means over the seeds; difference paired by seed:",
             "",
             *markdown_table(
-                ("net", "blocks", "untrained", "trained", "difference", "in training"),
+                ("net", "by", "blocks", "untrained", "trained", "difference", "in training"),
                 [
                     (
                         row["net"],
+                        row["by"],
                         row["blocks"],
                         f"{row['first']:.1f}",
                         f"{row['last']:.1f}",
