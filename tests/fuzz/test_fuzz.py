@@ -11,13 +11,22 @@ import pytest
 from fuzzing import fuzz, limited
 
 from ensemble_view import load_checkpoint
+from ensemble_view.cli import main
 from ensemble_view.datasets import open_data
-from ensemble_view.errors import CheckpointError, DataError, EnsembleViewError, InterventionError
+from ensemble_view.errors import (
+    CheckpointError,
+    DataError,
+    EnsembleViewError,
+    InterventionError,
+    MeasurementError,
+)
 from ensemble_view.interventions import parse_blocks, parse_interventions
 from ensemble_view.plan import Outline, Slot, bind
 from ensemble_view.reading import read_npz
+from ensemble_view.studies import prepare_gradients
 
 INPUTS = 2_000
+NET = "digits-resnet110"
 OUTLINE = Outline(tuple(Slot(str(index), (4,), (4,), True) for index in range(9)))
 
 
@@ -69,6 +78,38 @@ def test_a_range_is_held_against_the_chain_before_it_is_listed():
         parse_interventions("delete 0-99999999999999")
     with pytest.raises(InterventionError, match="names more than 10,000 blocks"):
         parse_blocks(",".join(["0-9999"] * 1000))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "resnet8", "--keep-at", "9" * 5000, "--out", "net.pt"],
+        ["train", "resnet8", "--epochs", str(10**12), "--keep-every", "1", "--out", "net.pt"],
+        ["train", "resnet8", "--seed", str(2**70), "--out", "net.pt"],
+        ["gradients", NET, "--limit", "5", "--at", "9" * 5000],
+        ["gradients", NET, "--limit", "5", "--at", "²"],
+        ["bench", NET, "--rounds", str(10**12)],
+        ["lesion", NET, "--limit", "5", "--resize", str(10**12)],
+        ["lesion", NET, "--limit", "5", "--mean", "0", "--std", "nan"],
+        ["inspect", "a" * 5000],
+        ["export", NET, "--do", "delete 1", "-o", "a" * 5000 + ".pt"],
+    ],
+    ids=lambda words: " ".join(word[:12] for word in words),
+)
+def test_impossible_options_end_in_a_sentence(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    with limited(60), pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    assert capsys.readouterr().err.strip()
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_groups_than_fit_in_memory_are_refused():
+    with pytest.raises(MeasurementError, match="groups; expected at most 10,000"):
+        prepare_gradients(
+            load_checkpoint(NET), open_data("digits", limit=5), method="energy", groups=10**15
+        )
 
 
 def test_a_plan_is_counted_before_it_is_listed():

@@ -299,7 +299,9 @@ app.command()(train)
 def bench(
     model: Model,
     *,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each thing is timed.")] = 7,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=1_000, help="How often each thing is timed.")
+    ] = 7,
     hooks: Annotated[
         bool, typer.Option("--hooks", help="Also time a forward pass per plan.")
     ] = False,

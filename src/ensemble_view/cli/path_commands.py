@@ -189,7 +189,7 @@ def gradients(
     """
     if out is not None:
         prepare(out, overwrite=overwrite)
-    if at != "input" and not at.isdigit():
+    if at != "input" and not (at.isdecimal() and len(at) <= 9):
         raise MeasurementError(
             f"--at is {at!r}; expected the index of a block, such as 0, or 'input'."
         )

@@ -187,7 +187,7 @@ def train(
 def _epochs(text: str | None) -> set[int]:
     """Return the epochs of a list such as 0,1,5."""
     words = [] if text is None else text.split(",")
-    if not all(word.strip().isdecimal() for word in words):
+    if not all(word.strip().isdecimal() and len(word) <= 9 for word in words):
         raise TrainingError(f"--keep-at is {text!r}: expected epochs such as 0,1,5.")
     return {int(word) for word in words}
 

@@ -41,6 +41,8 @@ Progress: TypeAlias = Callable[[int], None]
 
 _METHODS: tuple[Method, ...] = ("summed", "energy", "sampled")
 
+_MOST_GROUPS = 10_000
+
 
 @dataclass(frozen=True, eq=False)
 class GradientStudy:
@@ -344,6 +346,10 @@ def prepare_gradients(
         raise MeasurementError(
             f"The energy was asked for in {groups} groups; expected at least {FEWEST_GROUPS}, so "
             "that its error can be told from them."
+        )
+    if groups is not None and groups > _MOST_GROUPS:
+        raise MeasurementError(
+            f"The energy was asked for in {groups:,} groups; expected at most {_MOST_GROUPS:,}."
         )
     norm = _checked_norm(norm, batchnorm, methods)
     if at != "input" and not isinstance(at, int):
