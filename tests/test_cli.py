@@ -102,7 +102,8 @@ def test_lesion_prints_cost_table_and_sentence(folder, capsys):
     assert any(line.split()[:2] == ["0", "layer1.0"] for line in lines)
     assert any(line.split()[:2] == ["1*", "layer2.0"] for line in lines)
     assert "These statements concern this net" in " ".join(printed.out.split())
-    assert printed.err == ""
+    # Hardly trained, as it is.
+    assert printed.err.startswith("Warning: The full net is at chance, 10.0% right of 60 examples")
 
 
 def test_out_holds_table_record_outcomes_and_figures(folder, tmp_path, capsys):
