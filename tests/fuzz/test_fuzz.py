@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -21,8 +22,11 @@ from ensemble_view.errors import (
     MeasurementError,
 )
 from ensemble_view.interventions import parse_blocks, parse_interventions
+from ensemble_view.paths.lengths import PathLengths
 from ensemble_view.plan import Outline, Slot, bind
 from ensemble_view.reading import read_npz
+from ensemble_view.results.files import ResultError
+from ensemble_view.results.paths import PathCounts
 from ensemble_view.studies import prepare_gradients
 
 INPUTS = 2_000
@@ -133,3 +137,14 @@ def test_arrays_come_back_as_they_were_saved(tmp_path):
         for name, array in arrays.items():
             np.testing.assert_array_equal(found[name], array)
             assert found[name].dtype == array.dtype.newbyteorder("=")
+
+
+@pytest.mark.parametrize("count", [0, -1, 0.5, True, None])
+def test_numbers_of_paths_that_cannot_be_are_refused(tmp_path, count):
+    PathCounts("net", PathLengths((1, 3, 3, 1)), None).save(tmp_path)
+    record = json.loads((tmp_path / "results.json").read_text())
+    del record["digests"]
+    record["blocks"] = [{**row, "paths": count} for row in record["blocks"]]
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    with pytest.raises(ResultError, match="do not fit together"):
+        PathCounts.load(tmp_path)

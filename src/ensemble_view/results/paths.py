@@ -122,6 +122,10 @@ class PathCounts(StudyResult):
             paths = {row["length"]: row["paths"] for row in rows}
             if not all(isinstance(length, int) and 0 <= length < _LONGEST for length in paths):
                 raise ValueError(f"a path is as long as {max(map(str, paths))[:20]}")
+            if not all(type(count) is int and count >= 0 for count in paths.values()):
+                raise ValueError("a number of paths is no whole number from 0")
+            if not any(paths.values()):
+                raise ValueError("there is no path")
             return PathLengths(tuple(paths.get(length, 0) for length in range(max(paths) + 1)))
 
         layers = content["layers"]
