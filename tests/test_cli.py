@@ -242,7 +242,7 @@ def _file(tmp_path: Path, kind: str, folder: Path) -> list[object]:
     words = {
         "block": ["--blocks", "2,17"],
         "block name": ["--blocks", "layer9.*"],
-        "block list": ["--blocks", "3,,4"],
+        "block list": ["--blocks", "1,,2"],
         "mean": ["--mean", "a,b"],
         "device": ["--device", "quantum"],
         "plain residual": ["--plain"],

@@ -409,7 +409,7 @@ def test_subset_depends_on_the_seed_and_on_nothing_global():
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_impossible_limits_are_refused(limit):
-    with pytest.raises(DataError, match=f"limit is {limit} examples: expected 1 to 8,192"):
+    with pytest.raises(DataError, match=f"limit is {limit} examples: expected at least 1"):
         open_data("digits", limit=limit)
 
 
@@ -422,7 +422,7 @@ def test_batches_hold_the_same_examples_whatever_their_size(first, second):
 
 
 def test_batch_size_is_positive():
-    with pytest.raises(DataError, match="batch size is 0: expected 1 to 8,192"):
+    with pytest.raises(DataError, match="batch size is 0: expected at least 1"):
         next(open_data("digits").batches(0))
 
 
