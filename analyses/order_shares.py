@@ -8,8 +8,8 @@ interval, and how often it covers the truth.
 
     python analyses/order_shares.py [REPETITIONS]
 
-writes ``analyses/order_shares/``: ``shares.csv`` and ``summary.md``. About 12 minutes of one CPU
-core with 30 repetitions.
+writes ``analyses/order_shares/``: ``shares.csv`` and ``summary.md``. About eight minutes of one
+CPU core with 20 repetitions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ensemble_view.results.files import prepare_folder, write_text
 from ensemble_view.statistics.order_shares import order_shares, subsets_needed
 
 SEED = 0
-REPETITIONS = 30
+REPETITIONS = 20
 BRANCHES, DELETED = (9, 27, 54), (2, 5)
 PRECISION = 0.3
 EXAMPLES = 50

@@ -306,6 +306,7 @@ def test_weightings_and_intervals_follow_from_the_rows(everything):
     expected = {
         "summed": frame["summed_norm"],
         "projected": frame["projected"],
+        "pooled": frame["pooled"],
         "energy": frame["energy"],
         "sampled": frame["paths"].astype(float) * frame["sampled_mean"],
     }
@@ -584,7 +585,7 @@ def test_the_benchmark_writes_what_it_timed(saved, tmp_path):
     assert len(found["summed"].ratios) == 2
     assert all(ratio > 0 for timed in found.values() for ratio in timed.ratios)
     summary = (tmp_path / "summary.md").read_text()
-    assert "| all paths, share of the gradient | 21 |" in summary
+    assert "| all paths, share of the gradient, mean of ratios | 21 |" in summary
     assert GradientsByLength.load(tmp_path).settings.samples == 3
 
 

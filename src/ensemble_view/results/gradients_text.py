@@ -23,7 +23,6 @@ NAMES = {
 _HEADS = {
     "summed_norm": "summed",
     "projected": "projected",
-    "pooled": "pooled",
     "energy": "energy",
     "energy_se": "± s.e.",
     "sampled_mean": "mean norm",

@@ -37,7 +37,7 @@ def bounded_mean(
     proportions (in the middle of -1 to 1), and is never a point. Sizes count as
     ``n = (sum m)^2 / sum m^2`` examples.
 
-    By simulation (``analyses/bounded_means.py``) a 95 % interval covers at least 91 % from 20
+    By simulation (``analyses/bounded_means.py``) a 95 % interval covers at least 90 % from 20
     examples on, of proportions of 1 to 90 %, of means over subnetworks, of tokens in sequences of
     unequal length and of paired differences; more than 98 % where few examples differ at all.
 

@@ -135,6 +135,13 @@ def order_shares(
     what both count is taken off once. The degrees of freedom are Satterthwaite's, where n units
     count as ``2 n / (k - 1)`` with k the kurtosis of their influence.
 
+    By simulation of known spectra (``analyses/order_shares.py``: sums, pairs, triples and products
+    of 9, 27 and 54 branches, 300 or 350 subsets, 20 repetitions of each of 48 settings) a 95 %
+    interval covers the share at order 1 in 95 % (median), that up to order 2 in 95 %. It covers
+    fewer where few rare subsets carry much: of products with two branches deleted on average 65 to
+    90 and 75 to 100 %. With nine branches pairs are fitted nearly exactly; the interval of a share
+    near 1 is then a few thousandths wide and covers 70 to 95 %.
+
     An unbiased share can fall below 0 or above 1. It is then reported as 0 or 1, and the interval
     is laid around that and ends at 0 and 1: this moves it nearer to every possible truth.
 
