@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,11 @@ from ensemble_view.plan import Plan, bind
 
 # Scripts, which need extras; test_families.py imports what it needs.
 collect_ignore = ["families"]
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests that run side by side share the cores, and so do the programs that they start.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # The same examples on every machine, however slow it is.
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)

@@ -103,6 +103,25 @@ def test_the_chain_counts_all_residual_sums(net):
     assert chain.residual_sums == WORDS[net]
 
 
+class Polynomial(nn.Module):
+    """A residual sum whose branch has an activation that is written as a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.branch = conv(3, 4), nn.Linear(4, 5), conv(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.branch(x)
+        x = x + (y + 0.1 * y**3).tanh()
+        return self.head(x.mean((2, 3)))
+
+
+def test_an_activation_that_is_written_as_a_sum_is_no_residual():
+    chain = ev.unravel(wake(Polynomial()), images())
+    assert chain.residual_sums == "1 block holds the only residual sum of the model."
+
+
 def test_sums_inside_a_branch_name_their_block():
     chain = ev.unravel(wake(Nested()), images())
     within = [addition.within for addition in chain.additions if addition.residual]

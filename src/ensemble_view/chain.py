@@ -350,7 +350,7 @@ class Chain:
             return ""
         held = sum(addition.block is not None for addition in sums)
         noun = "block holds" if len(self) == 1 else "blocks hold"
-        total = "its only residual sum" if len(sums) == 1 else f"{len(sums)} residual sums"
+        total = "the only residual sum" if len(sums) == 1 else f"{len(sums)} residual sums"
         if held == len(sums):
             whole = total if held == 1 else f"all {total}"
             return f"{len(self)} {noun} {whole} of the model."

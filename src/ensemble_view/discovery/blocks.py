@@ -256,8 +256,9 @@ def _residual_sums_elsewhere(
 ) -> dict[fx.Node, tuple[ShortcutKind, int | None]]:
     """Find the residual sums that no block holds.
 
-    A sum with another shortcut than the identity counts only where a branch passes a nonlinearity:
-    a rotation of features adds two linear maps, and is no residual.
+    A sum counts only where a branch has weights or a matrix product (an activation may be written
+    ``x + 0.04 x^3``), and with another shortcut than the identity only where a branch passes a
+    nonlinearity as well: a rotation of features adds two linear maps, and is no residual.
 
     Args:
         flow: The data flow.
@@ -283,13 +284,12 @@ def _residual_sums_elsewhere(
 
 
 def _is_residual(flow: Flow, found: _Sum) -> bool:
-    if found.kind == "identity":
-        return True
-    return any(
-        not all(_is_linear(node, flow) for node in between(flow, found.shared, branch))
-        for branch in found.branches
-        if branch in flow.members
-    )
+    regions = [
+        between(flow, found.shared, branch) for branch in found.branches if branch in flow.members
+    ]
+    weighted = any(_operation(node) in _WEIGHTED for region in regions for node in region)
+    curved = any(not all(_is_linear(node, flow) for node in region) for region in regions)
+    return weighted and (curved or found.kind == "identity")
 
 
 def _elsewhere(kind: ShortcutKind, within: int | None) -> str:

@@ -60,7 +60,7 @@ def gradients_by_checkpoint(
         >>> data = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
         >>> found = gradients_by_checkpoint(nets, data, names=["start", "end"])
         >>> found.frame[["checkpoint", "weighting"]].values.tolist()[:2]
-        [['start', 'projected'], ['start', 'summed']]
+        [['start', 'projected'], ['start', 'pooled']]
     """
     results: list[GradientsByLength] = []
     places: list[Path | None] = []
