@@ -16,7 +16,7 @@ from calibration_error import Floats, Labels, calibration_error
 from keep_sets import KeepEach, Rule, blocks_of, drawn, probabilities, weighed
 from trained_nets import Scale
 
-from ensemble_view.models import Architecture
+from ensemble_view.nets.models.architecture import Architecture
 from ensemble_view.training.regimes import EffectivePaths, Ordinary, regime_of
 
 SETS = 20

@@ -12,8 +12,8 @@ from averaged_nets import CALIBRATION, FULL, SCORES, SETS, Ensemble, Outcome, pe
 from calibration_error import Floats, Labels, calibration_gaps
 from differences import Difference, direction
 
-from ensemble_view.statistics import holm
 from ensemble_view.statistics.crossed import crossed_mean
+from ensemble_view.statistics.paired import holm
 from ensemble_view.statistics.student import student_interval
 
 RESAMPLES = 1000

@@ -24,9 +24,9 @@ import numpy.typing as npt
 import pandas as pd
 from reporting import markdown_table, processor
 
-from ensemble_view.results.files import prepare_folder, write_text
 from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.ratios import ratio_mean
+from ensemble_view.study.files import prepare_folder, write_text
 
 SEED = 0
 REPETITIONS = 2000

@@ -21,9 +21,9 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from reporting import in_points, made_by, markdown_table, t_interval, times_as_much
 from trained_nets import Scale, command_of, error, training_error
 
-from ensemble_view.datasets.labelled_data import IndexedData
-from ensemble_view.figures import FULL_WIDTH, paper_style
-from ensemble_view.statistics import holm
+from ensemble_view.data.labelled_data import IndexedData
+from ensemble_view.figures.style import FULL_WIDTH, paper_style
+from ensemble_view.statistics.paired import holm
 from ensemble_view.training.recipe import TrainingError
 
 MEASURES = ("test_error", "training_error")

@@ -29,7 +29,7 @@ from matplotlib.ticker import PercentFormatter
 from reporting import in_points, made_by, markdown_table, t_interval, write
 from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_options, training_error
 
-from ensemble_view.figures import FULL_WIDTH, paper_style
+from ensemble_view.figures.style import FULL_WIDTH, paper_style
 
 KINDS = {"plain": "plain{}", "version 1": "resnet{}", "version 2": "resnet{}v2"}
 DEPTHS = {"digits": (8, 20, 32, 56), "cifar10": (20, 32, 44, 56, 110), "cifar10-fast": (20,)}

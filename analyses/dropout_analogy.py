@@ -61,7 +61,7 @@ from matplotlib.ticker import PercentFormatter
 from reporting import in_points, made_by, markdown_table, t_interval, write
 from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_options
 
-from ensemble_view.figures import FULL_WIDTH, paper_style
+from ensemble_view.figures.style import FULL_WIDTH, paper_style
 
 PROPORTIONS = ("error", CALIBRATION)
 """Scores that are written in per cent."""

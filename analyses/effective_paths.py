@@ -39,9 +39,9 @@ from torch import nn
 from trained_nets import Scale, chosen_scale, command_of, error, folder_of, scale_options
 
 from ensemble_view import LabelledData
-from ensemble_view.figures import FULL_WIDTH, paper_style
-from ensemble_view.models import Architecture
-from ensemble_view.statistics import holm
+from ensemble_view.figures.style import FULL_WIDTH, paper_style
+from ensemble_view.nets.models.architecture import Architecture
+from ensemble_view.statistics.paired import holm
 from ensemble_view.training.regimes import EffectivePaths, regime_of
 
 CLAIM = "C7"

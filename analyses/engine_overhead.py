@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import ensemble_view
 from ensemble_view import Compose, Delete
-from ensemble_view.bench import Overhead, overhead
+from ensemble_view.bench.overhead import Overhead, overhead
 
 SEED = 0
 BATCH = 32

@@ -14,9 +14,9 @@ from scipy.special import softmax
 from torch import nn
 
 from ensemble_view import Compose, Engine, Keep, LabelledData, unravel
-from ensemble_view.measures import ClassificationWithLogits
-from ensemble_view.models import SkippableBlock
-from ensemble_view.plan import bind
+from ensemble_view.core.plan import bind
+from ensemble_view.measures.logits import ClassificationWithLogits
+from ensemble_view.nets.models.blocks import SkippableBlock
 
 KeepSet = tuple[int, ...]
 """Indices of the blocks whose branches are kept."""

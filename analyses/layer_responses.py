@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 import ensemble_view
 from ensemble_view import Chain, LabelledData
-from ensemble_view.figures import FULL_WIDTH, paper_style, save_figure
+from ensemble_view.figures.style import FULL_WIDTH, paper_style, save_figure
 from ensemble_view.statistics.student import student_interval
 
 IMAGES = "cifar10_test_lossless.npz"

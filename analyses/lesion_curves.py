@@ -36,7 +36,8 @@ from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_optio
 
 import ensemble_view
 from ensemble_view import LesionResult, ManyResult, ReorderResult
-from ensemble_view.figures import FULL_WIDTH, comparison_figure, paper_style
+from ensemble_view.figures.style import FULL_WIDTH, paper_style
+from ensemble_view.studies.lesion.figure import comparison_figure
 
 DELETIONS = 100
 SWAPS = 25

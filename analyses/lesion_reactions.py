@@ -40,10 +40,10 @@ from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_optio
 
 import ensemble_view
 from ensemble_view import DoseResult, ReactionResult
-from ensemble_view.figures import FULL_WIDTH, paper_style
-from ensemble_view.results.dose import NULLS
-from ensemble_view.results.dose_text import COMPARABLE, explained
-from ensemble_view.results.reaction_text import answer
+from ensemble_view.figures.style import FULL_WIDTH, paper_style
+from ensemble_view.studies.dose.result import NULLS
+from ensemble_view.studies.dose.words import COMPARABLE, explained
+from ensemble_view.studies.reaction.words import answer
 
 IMAGES = 200
 DRAWS = 3

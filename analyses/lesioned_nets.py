@@ -11,7 +11,7 @@ from trained_nets import Scale
 
 import ensemble_view
 from ensemble_view import Checkpoint, EnsembleViewError
-from ensemble_view.results.trials import TrialsResult
+from ensemble_view.study.trials import TrialsResult
 
 BUNDLED = (*RESIDUAL, *PLAIN)
 NETS = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from published import IMAGES, RESNET56, images_of
 
 import ensemble_view
-from ensemble_view.figures import save_figure
+from ensemble_view.figures.style import save_figure
 
 LIMIT = 100
 COMMAND = "python analyses/many_lesions.py"

@@ -25,8 +25,8 @@ import numpy.typing as npt
 import pandas as pd
 from reporting import markdown_table, processor
 
-from ensemble_view.results.files import prepare_folder, write_text
 from ensemble_view.statistics.order_shares import order_shares, subsets_needed
+from ensemble_view.study.files import prepare_folder, write_text
 
 SEED = 0
 REPETITIONS = 20

@@ -26,9 +26,8 @@ from reporting import cpu_seconds, processor
 
 import ensemble_view
 from ensemble_view import GradientsByLength
-from ensemble_view.results.gradients import GradientCost
-from ensemble_view.studies import prepare_gradients
-from ensemble_view.studies.path_gradients import Method
+from ensemble_view.studies.gradients.result import GradientCost
+from ensemble_view.studies.gradients.study import Method, prepare_gradients
 
 SEED = 0
 BATCH = 64

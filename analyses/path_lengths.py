@@ -29,7 +29,7 @@ from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_optio
 
 import ensemble_view
 from ensemble_view import GradientsByLength
-from ensemble_view.figures import FULL_WIDTH, paper_style
+from ensemble_view.figures.style import FULL_WIDTH, paper_style
 
 NETS = {
     "digits": ("digits-resnet110", "digits-resnet110v2"),

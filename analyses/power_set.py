@@ -27,14 +27,14 @@ from torch import Tensor
 
 import ensemble_view
 from ensemble_view import Chain
-from ensemble_view.figures import save_figure
-from ensemble_view.measures import Classification
-from ensemble_view.models import build
-from ensemble_view.results.files import prepare_folder, write_text
-from ensemble_view.results.study import StudyResult
-from ensemble_view.studies.power_set import prepare_power_set
-from ensemble_view.training import train
+from ensemble_view.figures.style import save_figure
+from ensemble_view.measures.classification import Classification
+from ensemble_view.nets.models.building import build
+from ensemble_view.studies.subsets.study import prepare_power_set
+from ensemble_view.study.files import prepare_folder, write_text
+from ensemble_view.study.result import StudyResult
 from ensemble_view.training.recipe import Recipe
+from ensemble_view.training.training import train
 
 SEED = 0
 LIMITS = {"resnet32": 200, "resnet56": 500}

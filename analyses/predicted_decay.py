@@ -42,7 +42,7 @@ from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_optio
 
 import ensemble_view
 from ensemble_view import EnsembleViewError, GradientsByLength
-from ensemble_view.figures import FULL_WIDTH, paper_style
+from ensemble_view.figures.style import FULL_WIDTH, paper_style
 from ensemble_view.paths.lengths import surviving_weight
 
 COUNTS = {

@@ -22,8 +22,8 @@ from reporting import processor
 
 import ensemble_view
 from ensemble_view import DoseResult, ReactionResult, dose_response, reaction
-from ensemble_view.figures import save_figure
-from ensemble_view.results.reaction_text import answer
+from ensemble_view.figures.style import save_figure
+from ensemble_view.studies.reaction.words import answer
 
 NETS = {"resnet32": RESNET32, "resnet56": RESNET56}
 SEED = 0

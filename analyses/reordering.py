@@ -20,7 +20,7 @@ from typing import cast
 from published import IMAGES, RESNET56, images_of
 
 import ensemble_view
-from ensemble_view.figures import save_figure
+from ensemble_view.figures.style import save_figure
 
 LIMIT = 100
 COMMAND = "python analyses/reordering.py"

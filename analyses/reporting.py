@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import ensemble_view
-from ensemble_view.figures import save_figure
+from ensemble_view.figures.style import save_figure
 
 
 def t_interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float, float]:

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from reporting import made_by, markdown_table, t_interval, write
 from trained_nets import Scale, chosen_scale, command_of, folder_of, scale_options
 
-from ensemble_view.figures import FULL_WIDTH, paper_style
+from ensemble_view.figures.style import FULL_WIDTH, paper_style
 
 NETS = {
     "digits": ("resnet20", "resnet56", "resnet110", "plain20", "plain56"),

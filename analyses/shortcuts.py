@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, resnet50
 from trained_nets import Scale, chosen_scale, folder_of, scale_options
 
-from ensemble_view.figures import FULL_WIDTH, paper_style
+from ensemble_view.figures.style import FULL_WIDTH, paper_style
 
 DEPTHS = {"digits": (32, 29), "cifar10": (110, 110), "cifar10-fast": (20, 20)}
 """Of nets with two-layer branches, 6n + 2, and of those with bottlenecks, 9n + 2."""

@@ -26,7 +26,7 @@ import pandas as pd
 from reporting import made_by, markdown_table, write
 from scipy import stats
 
-from ensemble_view.statistics import (
+from ensemble_view.statistics.paired import (
     Interval,
     PairedCounts,
     accuracy_interval,

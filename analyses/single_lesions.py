@@ -20,8 +20,15 @@ from typing import cast
 from reporting import markdown_table
 
 import ensemble_view
-from ensemble_view.figures import comparison_figure, save_figure
-from ensemble_view.results.sizes import NEGLIGIBLE, NEGLIGIBLE_ERROR_RATIO, RUINOUS, SIZES, SMALL
+from ensemble_view.figures.style import save_figure
+from ensemble_view.studies.lesion.figure import comparison_figure
+from ensemble_view.studies.lesion.sizes import (
+    NEGLIGIBLE,
+    NEGLIGIBLE_ERROR_RATIO,
+    RUINOUS,
+    SIZES,
+    SMALL,
+)
 
 RESIDUAL = ("digits-resnet110", "digits-resnet110v2")
 PLAIN = ("digits-plain32", "digits-vgg15")

@@ -22,7 +22,7 @@ import pandas as pd
 from lesioned_nets import at_level
 
 from ensemble_view import ManyResult, ReorderResult
-from ensemble_view.results.trials import TrialsResult
+from ensemble_view.study.trials import TrialsResult
 
 LEVEL = 0.95
 SMOOTH_STEP, ABRUPT_STEP = 0.25, 0.5

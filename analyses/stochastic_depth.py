@@ -35,7 +35,7 @@ from reporting import in_points, made_by, markdown_table, t_interval, write
 from trained_nets import Scale, chosen_scale, command_of, error, folder_of, scale_options
 
 import ensemble_view
-from ensemble_view.figures import COLUMN_WIDTH, paper_style
+from ensemble_view.figures.style import COLUMN_WIDTH, paper_style
 
 TRIALS = 20
 MARGIN = 0.05

@@ -26,11 +26,12 @@ from PIL import Image
 
 import ensemble_view
 from ensemble_view import Checkpoint, EnsembleViewError
-from ensemble_view.datasets import as_data
-from ensemble_view.datasets.labelled_data import IndexedData
-from ensemble_view.training import channel_statistics, kept_path, train
+from ensemble_view.data.labelled_data import IndexedData
+from ensemble_view.data.opening import as_data
 from ensemble_view.training.presets import PRESETS
 from ensemble_view.training.recipe import Recipe, TrainingError
+from ensemble_view.training.state import kept_path
+from ensemble_view.training.training import channel_statistics, train
 
 NETS = Path(__file__).with_name(".nets")
 SCALES = ("digits", "cifar10", "cifar10-fast")

@@ -25,8 +25,8 @@ from ensemble_view import (
     Scale,
     Swap,
 )
-from ensemble_view.interventions import Intervention
-from ensemble_view.parts import perturb, resample
+from ensemble_view.core.interventions.base import Intervention
+from ensemble_view.core.parts import perturb, resample
 
 
 def means_by_hand(net: nets.Net, batches: Sequence[Tensor]) -> dict[int, Tensor]:

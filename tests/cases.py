@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import nets
 from ensemble_view import Compose, Delete, Keep, Reorder, Swap
-from ensemble_view.interventions import Intervention
-from ensemble_view.models import build
+from ensemble_view.core.interventions.base import Intervention
+from ensemble_view.nets.models.building import build
 from layers import wake
 from oracles import Oracle, by_hand, by_surgery
 

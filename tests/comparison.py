@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import nets
 from cases import error, images
 from ensemble_view import Chain, Compose, Delete, Engine, Swap, edited
-from ensemble_view.plan import bind
+from ensemble_view.core.plan import bind
 from layers import wake
 
 BITE = 1e-3

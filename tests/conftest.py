@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from cases import CASES, Case, images
 from ensemble_view import Chain, unravel
-from ensemble_view.interventions import Intervention
-from ensemble_view.plan import Plan, bind
+from ensemble_view.core.interventions.base import Intervention
+from ensemble_view.core.plan import Plan, bind
 
 # Scripts, which need extras; test_families.py imports what it needs.
 collect_ignore = ["families"]

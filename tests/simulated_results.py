@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ensemble_view.results import LesionResult
-from ensemble_view.results.records import Cost, Lesion, NotDeletable, Outcomes, Provenance
+from ensemble_view.studies.lesion.result import LesionResult
+from ensemble_view.study.records import Cost, Lesion, NotDeletable, Outcomes, Provenance
 
 CLASSES = 10
 

@@ -20,12 +20,12 @@ from torch import nn
 from torch.export import Dim
 
 from ensemble_view import edited, inspect, load_checkpoint, save_checkpoint, unravel
-from ensemble_view.adapters.architectures import build_for_weights
-from ensemble_view.cli import main
-from ensemble_view.engine import Engine
+from ensemble_view.cli.application import main
+from ensemble_view.core.engine import Engine
+from ensemble_view.core.interventions.branches import Delete
+from ensemble_view.core.plan import bind
 from ensemble_view.errors import CheckpointError
-from ensemble_view.interventions import Delete
-from ensemble_view.plan import bind
+from ensemble_view.nets.adapters.architectures import build_for_weights
 
 timm = pytest.importorskip("timm", reason="needs the extra timm")
 transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
@@ -680,7 +680,7 @@ class TestScripted:
             assert same(found.model, model)
 
     def test_tensors_equal_those_of_the_interpreter(self, tmp_path):
-        from ensemble_view.adapters.scripted import read_scripted_weights
+        from ensemble_view.nets.adapters.scripted import read_scripted_weights
 
         script = self.archive(tmp_path / "net.pt", net())
         weights = read_scripted_weights(tmp_path / "net.pt")

@@ -12,7 +12,7 @@ import torch
 from scipy.special import softmax
 
 from ensemble_view import Block, Chain, Compose, Engine, Keep
-from ensemble_view.plan import bind
+from ensemble_view.core.plan import bind
 from miniature import miniature_scale
 
 BLOCKS, WIDTH, CLASSES, IMAGES = 20, 12, 5, 300

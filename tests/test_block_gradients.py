@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ensemble_view import Block, Chain, GradientsByBlock, gradients_by_block, unravel
-from ensemble_view.checkpoints import save_checkpoint
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 from ensemble_view.errors import MeasurementError
-from ensemble_view.models import build
+from ensemble_view.nets.checkpoints import save_checkpoint
+from ensemble_view.nets.models.building import build
 from ensemble_view.paths.blocks import early_outputs, last_stage
-from ensemble_view.results import ResultError
-from ensemble_view.statistics import accuracy_interval
+from ensemble_view.statistics.paired import accuracy_interval
 from ensemble_view.statistics.ratios import ratio_mean
+from ensemble_view.study.files import ResultError
 from layers import wake
 from state import state_of
 
@@ -272,7 +272,7 @@ def test_the_command_prints_saves_and_gives_json(saved, tmp_path, capsys):
 
 
 def test_interruption_keeps_what_is_done(saved, tmp_path, capsys, monkeypatch):
-    from ensemble_view.studies.block_gradients import BlockGradientStudy
+    from ensemble_view.studies.gradients.blocks import BlockGradientStudy
 
     measure = BlockGradientStudy._measure
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics import accuracy_interval, tango_interval
 from ensemble_view.statistics.bounded import bounded_mean
+from ensemble_view.statistics.paired import accuracy_interval, tango_interval
 
 
 @given(

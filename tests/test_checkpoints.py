@@ -18,15 +18,15 @@ import torch
 import torchvision
 from torch import nn
 
-from ensemble_view.checkpoints import (
+from ensemble_view.errors import CheckpointError
+from ensemble_view.nets.checkpoints import (
     load_checkpoint,
     resolve_model,
     save_checkpoint,
     weights_hash,
 )
-from ensemble_view.errors import CheckpointError
-from ensemble_view.models import build
-from ensemble_view.weights_file import SUFFIXES, check_destination
+from ensemble_view.nets.models.building import build
+from ensemble_view.nets.weights_file import SUFFIXES, check_destination
 
 
 def net(name="resnet8", seed=0, **options):

@@ -15,9 +15,9 @@ import torch
 
 import ensemble_view
 from ensemble_view import LesionResult, save_checkpoint
-from ensemble_view.cli import main
-from ensemble_view.datasets.labelled_data import IndexedData
-from ensemble_view.models import build
+from ensemble_view.cli.application import main
+from ensemble_view.data.labelled_data import IndexedData
+from ensemble_view.nets.models.building import build
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 import nets
 from cases import images
 from ensemble_view import ControlResult, lesion_control, save_checkpoint, unravel
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 from ensemble_view.errors import DataError, InterventionError, MeasurementError
-from ensemble_view.measures import IGNORED, RelativeChange
-from ensemble_view.models import build
-from ensemble_view.statistics import tango_interval
+from ensemble_view.measures.change import RelativeChange
+from ensemble_view.measures.language import IGNORED
+from ensemble_view.nets.models.building import build
+from ensemble_view.statistics.paired import tango_interval
 from ensemble_view.statistics.paired_ratio import paired_ratio
-from ensemble_view.studies.controls import prepare_lesion_control
+from ensemble_view.studies.control.study import prepare_lesion_control
 from layers import wake
 from state import unchanged
 

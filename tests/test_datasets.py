@@ -22,12 +22,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ensemble_view import datasets
-from ensemble_view.bundled import bundled, bundled_names
-from ensemble_view.datasets import as_data, default_root, open_data
-from ensemble_view.datasets.labelled_data import Preprocessing
-from ensemble_view.datasets.loader_data import LoaderData
+from ensemble_view.data import opening as datasets
+from ensemble_view.data.labelled_data import Preprocessing
+from ensemble_view.data.loader_data import LoaderData
+from ensemble_view.data.opening import as_data, default_root, open_data
 from ensemble_view.errors import DataError
+from ensemble_view.nets.bundled import bundled, bundled_names
 
 
 def everything(data, batch_size=7):
@@ -95,7 +95,7 @@ class TestBundled:
             folder.mkdir(parents=True)
             (folder / "x.txt").write_text(text)
         (tmp_path / "data" / "y.txt").write_text("tree")
-        monkeypatch.setattr("ensemble_view.bundled._PACKAGE", package)
+        monkeypatch.setattr("ensemble_view.nets.bundled._PACKAGE", package)
         assert bundled("x.txt").read_text() == "wheel"
         assert bundled("y.txt").read_text() == "tree"
         assert bundled_names() == ["x.txt", "y.txt"]

@@ -16,9 +16,9 @@ from torch import nn
 import nets
 from cases import error, images, logits, small, stages
 from ensemble_view import Block, Chain, Delete, edited, unravel
-from ensemble_view.discovery import unravel_arguments
+from ensemble_view.discovery.unravelling import unravel_arguments
 from ensemble_view.errors import DiscoveryError
-from ensemble_view.models import build
+from ensemble_view.nets.models.building import build
 from layers import Body, conv, wake
 from state import unchanged
 

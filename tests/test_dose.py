@@ -16,14 +16,14 @@ import nets
 from altered import altered_by_hand, means_by_hand
 from cases import images
 from ensemble_view import DoseResult, Replace, Scale, dose_response, unravel
-from ensemble_view.checkpoints import save_checkpoint
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 from ensemble_view.errors import InterventionError, MeasurementError
-from ensemble_view.models import build
-from ensemble_view.results.dose_text import explained
-from ensemble_view.statistics import tango_interval
+from ensemble_view.nets.checkpoints import save_checkpoint
+from ensemble_view.nets.models.building import build
+from ensemble_view.statistics.paired import tango_interval
 from ensemble_view.statistics.paired_ratio import paired_ratio
-from ensemble_view.studies.dose import prepare_dose_response
+from ensemble_view.studies.dose.study import prepare_dose_response
+from ensemble_view.studies.dose.words import explained
 from layers import wake
 
 COUNT = 24
@@ -147,7 +147,7 @@ def test_size_explains_by_all_nulls_or_not_at_all(limits, said):
 
 @pytest.mark.parametrize(("count", "batch"), [(25, None), (13, None)])
 def test_a_batch_of_one_is_avoided_so_that_each_has_a_donor(net, count, batch, monkeypatch):
-    import ensemble_view.studies.experiment as module
+    import ensemble_view.study.experiment as module
 
     calibrate = module.calibrate
     monkeypatch.setattr(

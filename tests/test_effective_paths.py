@@ -12,7 +12,7 @@ import pytest
 import torch
 from keep_sets import KeepEach, drawn, probabilities, weighed
 
-from ensemble_view.models import build
+from ensemble_view.nets.models.building import build
 from ensemble_view.training.regimes import EffectivePaths
 from miniature import miniature_scale
 

@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import ensemble_view.engine
+import ensemble_view.core.engine
 import nets
 from cases import error, images, logits
 from definitions import measured
 from ensemble_view import Block, Chain, Compose, Delete, Engine, Reorder, Swap, edited, unravel
+from ensemble_view.core.fusion import FusedBlock, FusedChain, fuse
+from ensemble_view.core.plan import Action, Plan, bind
+from ensemble_view.edits.hooks import edited_by_plan
 from ensemble_view.errors import MeasurementError
-from ensemble_view.fusion import FusedBlock, FusedChain, fuse
-from ensemble_view.hooks import edited_by_plan
 from ensemble_view.measures.classification import MEASURES
-from ensemble_view.models import build
-from ensemble_view.plan import Action, Plan, bind
+from ensemble_view.nets.models.building import build
 from layers import wake
 from state import unchanged
 
@@ -70,7 +70,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, watch: Callable[[str, Tensor], None
             head=wrap("head", fused.head),
         )
 
-    monkeypatch.setattr(ensemble_view.engine, "fuse", fuse_and_wrap)
+    monkeypatch.setattr(ensemble_view.core.engine, "fuse", fuse_and_wrap)
 
 
 WALKED = [nets.EntryReLU, nets.InPlaceSum, nets.FromInput, nets.Linked, nets.DropoutNet]

@@ -19,14 +19,15 @@ from torch import nn
 import ensemble_view as ev
 from ensemble_view.cli.saying import say
 from ensemble_view.errors import EnsembleViewError
-from ensemble_view.figures import save_figure
-from ensemble_view.models import build
+from ensemble_view.figures.style import save_figure
+from ensemble_view.nets.models.building import build
 from ensemble_view.printable import printable, printable_name
-from ensemble_view.results import Lesion, LesionResult, NotDeletable
-from ensemble_view.results.files import write_table
-from ensemble_view.results.text import html_table
-from ensemble_view.studies.inspection import inspect
-from ensemble_view.studies.recorded import by_command, command_text, made, shorter
+from ensemble_view.studies.inspect.inspection import inspect
+from ensemble_view.studies.lesion.result import LesionResult
+from ensemble_view.studies.lesion.words import html_table
+from ensemble_view.study.files import write_table
+from ensemble_view.study.recorded import by_command, command_text, made, shorter
+from ensemble_view.study.records import Lesion, NotDeletable
 from simulated_results import simulated_result
 
 ODD = "a\x1b[31mred\x07\x9b2J\u202egnp\u2066\u200b\x7f\r\ud800"

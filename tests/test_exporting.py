@@ -17,10 +17,10 @@ from torchvision.models.resnet import BasicBlock, ResNet
 import ensemble_view as ev
 from cases import error
 from ensemble_view import Extracted, branch_means, load_checkpoint, open_data, save_checkpoint
-from ensemble_view.checkpoints import Checkpoint
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 from ensemble_view.errors import CheckpointError, InterventionError
-from ensemble_view.models import build
+from ensemble_view.nets.checkpoints import Checkpoint
+from ensemble_view.nets.models.building import build
 from layers import wake
 
 SINGLE = 1e-5
@@ -307,7 +307,7 @@ def test_a_pickled_module_has_no_name_to_be_built_by(tmp_path):
 
 def test_a_users_own_net_is_named_again(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
-        "from ensemble_view.models import build\n\n"
+        "from ensemble_view.nets.models.building import build\n\n"
         "def make():\n    return build('resnet8,width=4', in_channels=1)\n"
     )
     arch, out = f"{tmp_path / 'mine.py'}:make", tmp_path / "smaller.pt"

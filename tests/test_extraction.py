@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock, ResNet
 
-import ensemble_view.models.resnet as ours
+import ensemble_view.nets.models.resnet as ours
 import nets
 from altered import altered_by_hand, means_by_hand
 from cases import error, images
@@ -42,10 +42,10 @@ from ensemble_view import (
     save_checkpoint,
     unravel,
 )
+from ensemble_view.core.interventions.base import Intervention
+from ensemble_view.core.plan import bind
 from ensemble_view.errors import DiscoveryError, InterventionError
-from ensemble_view.interventions import Intervention
-from ensemble_view.models import build
-from ensemble_view.plan import bind
+from ensemble_view.nets.models.building import build
 from layers import wake
 from state import unchanged
 from test_interventions_executed import (

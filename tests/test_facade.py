@@ -43,7 +43,7 @@ def test_every_name_is_there(name):
 
 
 def test_modules_are_there_without_an_import_of_their_own():
-    assert ensemble_view.plan.bind is not None
+    assert ensemble_view.core.plan.bind is not None
 
 
 def test_a_name_that_is_not_there_is_said():

@@ -26,9 +26,9 @@ import support_table  # noqa: E402
 import survey  # noqa: E402
 
 from ensemble_view import Delete, Engine, MiddleRepeat, Repeat, Swap, edited  # noqa: E402
-from ensemble_view.discovery import unravel_arguments  # noqa: E402
+from ensemble_view.core.plan import bind  # noqa: E402
+from ensemble_view.discovery.unravelling import unravel_arguments  # noqa: E402
 from ensemble_view.errors import DiscoveryError  # noqa: E402
-from ensemble_view.plan import bind  # noqa: E402
 
 with (FAMILIES / "expected.csv").open(encoding="utf-8") as table:
     EXPECTED = {(row["family"], row["model"]): row for row in csv.DictReader(table)}
@@ -196,7 +196,7 @@ def test_torch_transformer_layers_are_blocks_and_keep_their_fast_path():
 
 def test_the_work_of_finding_blocks_does_not_grow_with_every_size_that_is_read(monkeypatch):
     """Views by the size of the tokens, and their masks, are no starts of the trunk."""
-    import ensemble_view.discovery as discovery
+    import ensemble_view.discovery.unravelling as discovery
 
     counts = []
     for layers in (2, 4):

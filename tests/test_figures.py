@@ -19,14 +19,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.figures import (
-    COLUMN_WIDTH,
-    FULL_WIDTH,
-    comparison_figure,
-    lesion_figure,
-    save_figure,
-)
-from ensemble_view.results import LesionResult
+from ensemble_view.figures.style import COLUMN_WIDTH, FULL_WIDTH, save_figure
+from ensemble_view.studies.lesion.figure import comparison_figure, lesion_figure
+from ensemble_view.studies.lesion.result import LesionResult
 from simulated_results import simulated_result
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, fx
 import nets
 from cases import error, images
 from ensemble_view import Compose, Delete, Engine, Swap, edited, unravel
-from ensemble_view.fusion import fuse
-from ensemble_view.hooks import edited_by_plan
-from ensemble_view.models import build
-from ensemble_view.plan import bind
+from ensemble_view.core.fusion import fuse
+from ensemble_view.core.plan import bind
+from ensemble_view.edits.hooks import edited_by_plan
+from ensemble_view.nets.models.building import build
 from layers import conv, wake
 
 BITE = 1e-3

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ensemble_view as ev
-from ensemble_view.checkpoints import Checkpoint
-from ensemble_view.datasets.class_folders import read_class_folders
+from ensemble_view.data.class_folders import read_class_folders
 from ensemble_view.errors import CheckpointError, DataError, MeasurementError
-from ensemble_view.fitting import fill
+from ensemble_view.nets.checkpoints import Checkpoint
+from ensemble_view.nets.weights import fill
 
 CLASSES = 12
 

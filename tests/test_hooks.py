@@ -18,9 +18,9 @@ from ensemble_view import (
     edited,
     unravel,
 )
+from ensemble_view.core.plan import bind
 from ensemble_view.errors import DiscoveryError, InterventionError
-from ensemble_view.models import build
-from ensemble_view.plan import bind
+from ensemble_view.nets.models.building import build
 from layers import conv, wake
 from state import unchanged
 

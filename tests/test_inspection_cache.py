@@ -18,10 +18,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from cases import images, small
 from ensemble_view import inspect, unravel
-from ensemble_view.cli import main
-from ensemble_view.datasets import default_root
-from ensemble_view.models import build
-from ensemble_view.studies.inspection_cache import architecture_key, cached_inspection
+from ensemble_view.cli.application import main
+from ensemble_view.data.opening import default_root
+from ensemble_view.nets.models.building import build
+from ensemble_view.studies.inspect.cache import architecture_key, cached_inspection
 
 SOURCE = """
 import torch
@@ -231,7 +231,7 @@ def test_a_first_look_runs_the_model_and_the_blocks_no_oftener_than_it_must(
 
     kept: dict[int, nn.Module] = {}
     hashed = []
-    monkeypatch.setattr("ensemble_view.checkpoints.weights_hash", hashed.append)
+    monkeypatch.setattr("ensemble_view.nets.checkpoints.weights_hash", hashed.append)
     handle = register_module_forward_pre_hook(note)
     try:
         assert run("inspect", tmp_path / "net.pt", "--arch", "cifar:resnet8") == 0

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics import holm, tango_interval
 from ensemble_view.statistics.contrasts import contrast_score
 from ensemble_view.statistics.interactions import pair_interactions
+from ensemble_view.statistics.paired import holm, tango_interval
 
 
 def outcomes(blocks: int, examples: int, seed: int, numbers: bool):

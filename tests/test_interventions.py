@@ -26,14 +26,10 @@ from ensemble_view import (
     Swap,
     parse_interventions,
 )
+from ensemble_view.core.interventions.arrangement import Arrangement, Treatment
+from ensemble_view.core.interventions.base import Intervention
+from ensemble_view.core.interventions.text import format_blocks, parse_blocks
 from ensemble_view.errors import InterventionError
-from ensemble_view.interventions import (
-    Arrangement,
-    Intervention,
-    Treatment,
-    format_blocks,
-    parse_blocks,
-)
 
 COUNT = 6
 NAMES = ("layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1")

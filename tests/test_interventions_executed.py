@@ -35,11 +35,11 @@ from ensemble_view import (
     edited,
     unravel,
 )
+from ensemble_view.core.interventions.base import Intervention
+from ensemble_view.core.parts import perturb, resample
+from ensemble_view.core.plan import bind
 from ensemble_view.errors import InterventionError, MeasurementError
-from ensemble_view.interventions import Intervention
-from ensemble_view.models import build
-from ensemble_view.parts import perturb, resample
-from ensemble_view.plan import bind
+from ensemble_view.nets.models.building import build
 from layers import wake
 from state import unchanged
 

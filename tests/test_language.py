@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 import ensemble_view.measures.language
 from ensemble_view import Block, Chain, Compose, Delete, Engine, TextData, edited, lesion, unravel
-from ensemble_view.datasets.text_sources import windows
+from ensemble_view.core.plan import bind
+from ensemble_view.data.text_sources import windows
 from ensemble_view.errors import DataError, DiscoveryError, MeasurementError
-from ensemble_view.measures import IGNORED, Language
-from ensemble_view.measures.language import TOTALS
-from ensemble_view.plan import bind
-from ensemble_view.results import LanguageResult
+from ensemble_view.measures.language import IGNORED, TOTALS, Language
 from ensemble_view.statistics.ratios import ratio_mean
-from ensemble_view.studies import prepare_lesions
+from ensemble_view.studies.lesion.language import LanguageResult
+from ensemble_view.studies.lesion.study import prepare_lesions
 from language_nets import (
     LONGEST,
     VOCABULARY,
@@ -262,7 +261,7 @@ def test_the_cost_is_known_beforehand_and_told_as_it_is_paid(gpt2):
 def test_batches_shrink_where_the_logits_are_large(gpt2, monkeypatch):
     numbers = LONGEST * VOCABULARY
     monkeypatch.setattr(
-        ensemble_view.studies.experiment, "_MOST_NUMBERS", {"cpu": 4 * numbers, "cuda": 4 * numbers}
+        ensemble_view.study.experiment, "_MOST_NUMBERS", {"cpu": 4 * numbers, "cuda": 4 * numbers}
     )
     study = prepare_lesions(gpt2, text(*[64] * 40), blocks="0")
     assert study.experiment.calibration.batch_size <= 4

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ensemble_view
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 
 transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra transformers")

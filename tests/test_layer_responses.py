@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 
 from ensemble_view import Block, Chain, open_data
-from ensemble_view.models import build
+from ensemble_view.nets.models.building import build
 
 
 def double(data):

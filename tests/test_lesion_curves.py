@@ -11,7 +11,7 @@ import pytest
 import torch
 from smoothness import Decay, Disorder, half_gone, largest_rise
 
-from ensemble_view.models.blocks import SkippableBlock
+from ensemble_view.nets.models.blocks import SkippableBlock
 from miniature import miniature_scale
 
 

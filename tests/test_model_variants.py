@@ -21,10 +21,10 @@ from ensemble_view import (
     save_checkpoint,
     unravel,
 )
-from ensemble_view.models import SkippableBlock, build
-from ensemble_view.models.blocks import limit_branches
-from ensemble_view.models.inference import infer
-from ensemble_view.plan import bind
+from ensemble_view.core.plan import bind
+from ensemble_view.nets.models.blocks import SkippableBlock, limit_branches
+from ensemble_view.nets.models.building import build
+from ensemble_view.nets.models.inference import infer
 from test_models import Weights, awake, norm
 
 

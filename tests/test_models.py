@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ensemble_view.adapters.architectures import build_for_weights, is_factory
-from ensemble_view.models import Architecture, ArchitectureError, build
-from ensemble_view.models.inference import infer
+from ensemble_view.nets.adapters.architectures import build_for_weights, is_factory
+from ensemble_view.nets.models.architecture import Architecture, ArchitectureError
+from ensemble_view.nets.models.building import build
+from ensemble_view.nets.models.inference import infer
 
 Weights = dict[str, Tensor]
 

@@ -12,7 +12,7 @@ import nets
 from cases import images
 from ensemble_view import Chain, unravel
 from ensemble_view.errors import DiscoveryError
-from ensemble_view.models import build
+from ensemble_view.nets.models.building import build
 from layers import Body, conv, two_layers, wake
 
 

@@ -14,17 +14,18 @@ import torch
 from numpy.testing import assert_allclose
 
 import ensemble_view as ev
-from ensemble_view.checkpoints import save_checkpoint
-from ensemble_view.cli import main
-from ensemble_view.datasets import PRESETS, as_data
-from ensemble_view.datasets.normalisation import choose_normalisation
+from ensemble_view.cli.application import main
+from ensemble_view.data.normalisation import PRESETS, choose_normalisation
+from ensemble_view.data.opening import as_data
 from ensemble_view.errors import DataError, MeasurementWarning
-from ensemble_view.models import build
-from ensemble_view.results import LesionResult, Outcomes
-from ensemble_view.results.near_chance import near_chance
-from ensemble_view.statistics import accuracy_interval
-from ensemble_view.studies.controls import lesion_control
-from ensemble_view.studies.subject import examine
+from ensemble_view.nets.checkpoints import save_checkpoint
+from ensemble_view.nets.models.building import build
+from ensemble_view.statistics.paired import accuracy_interval
+from ensemble_view.studies.control.study import lesion_control
+from ensemble_view.studies.lesion.result import LesionResult
+from ensemble_view.study.near_chance import near_chance
+from ensemble_view.study.records import Outcomes
+from ensemble_view.study.subject import examine
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NET = SHARED / "checkpoints" / "resnet56-4bfd9763.th"

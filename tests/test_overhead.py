@@ -9,9 +9,9 @@ from torchvision.models import VisionTransformer
 
 from cases import error, images, small
 from ensemble_view import Block, Chain, Compose, Delete, Engine, Swap, edited, unravel
-from ensemble_view.bench import overhead
+from ensemble_view.bench.overhead import overhead
+from ensemble_view.core.plan import bind
 from ensemble_view.errors import MeasurementError
-from ensemble_view.plan import bind
 from layers import wake
 from nets import RootLoop
 from state import unchanged

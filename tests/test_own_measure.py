@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ensemble_view import Delete, edited, lesion, unravel
-from ensemble_view.datasets import TargetData
+from ensemble_view.data.target_data import TargetData
 from ensemble_view.errors import DataError, MeasurementError
-from ensemble_view.measures import OwnMeasure
-from ensemble_view.results import MeasuredResult
+from ensemble_view.measures.own import OwnMeasure
+from ensemble_view.studies.lesion.own import MeasuredResult
 from layers import conv, two_layers, wake
 from state import unchanged
 

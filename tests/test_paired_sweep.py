@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ensemble_view.statistics import (
+from ensemble_view.statistics.contrasts import contrast_accepted, contrast_score
+from ensemble_view.statistics.paired import (
     PairedCounts,
     accuracy_interval,
     normalised_drop,
     tango_interval,
 )
-from ensemble_view.statistics.contrasts import contrast_accepted, contrast_score
 
 Floats = npt.NDArray[np.float64]
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from cases import images as make_images
 from ensemble_view import Block, Chain, Delete, PairsResult, edited, pairs, unravel
 from ensemble_view.errors import InterventionError, MeasurementError
-from ensemble_view.figures import pairs_figure
-from ensemble_view.models import build
-from ensemble_view.statistics import holm
+from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.bounded import bounded_mean
-from ensemble_view.studies.pairs import prepare_pairs
+from ensemble_view.statistics.paired import holm
+from ensemble_view.studies.pairs.figure import pairs_figure
+from ensemble_view.studies.pairs.study import prepare_pairs
 from layers import wake
 from state import unchanged
 

@@ -14,10 +14,10 @@ import torchvision
 from torch import Tensor, nn
 
 from ensemble_view import Block, Chain, gradients_by_length, unravel
-from ensemble_view.checkpoints import save_checkpoint
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 from ensemble_view.errors import MeasurementError
-from ensemble_view.models import build
+from ensemble_view.nets.checkpoints import save_checkpoint
+from ensemble_view.nets.models.building import build
 from ensemble_view.paths.batchnorm import with_batch_statistics
 from ensemble_view.paths.gradients import path_gradients, summed_gradients
 from ensemble_view.paths.trace import trace

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_view import GradientsByCheckpoint, gradients_by_checkpoint, gradients_by_length
-from ensemble_view.checkpoints import load_checkpoint, save_checkpoint
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 from ensemble_view.errors import MeasurementError
-from ensemble_view.models import build
-from ensemble_view.results import ResultError
-from ensemble_view.results.gradients_text import NAMES
-from ensemble_view.studies.path_gradients import GradientStudy
+from ensemble_view.nets.checkpoints import load_checkpoint, save_checkpoint
+from ensemble_view.nets.models.building import build
+from ensemble_view.studies.gradients.study import GradientStudy
+from ensemble_view.studies.gradients.words import NAMES
+from ensemble_view.study.files import ResultError
 from layers import wake
 
 STEPS = ("epoch1", "epoch2", "epoch3")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ensemble_view.statistics.ratios import ratio_mean
-from ensemble_view.studies import prepare_gradients
-from ensemble_view.studies.path_measurement import Measured
+from ensemble_view.studies.gradients.measurement import Measured
+from ensemble_view.studies.gradients.study import prepare_gradients
 from miniature import miniature_scale
 
 DRAWS = 2000

@@ -19,20 +19,10 @@ from torch import Tensor, nn
 
 from ensemble_view import Block, Chain, unravel
 from ensemble_view.errors import MeasurementError
-from ensemble_view.models import build
-from ensemble_view.paths.gradients import (
-    draw_energies,
-    path_gradients,
-    squares,
-    summed_gradients,
-)
-from ensemble_view.paths.trace import (
-    Loss,
-    Trace,
-    cross_entropy,
-    refuse_random_blocks,
-    trace,
-)
+from ensemble_view.nets.models.building import build
+from ensemble_view.paths.gradients import draw_energies, path_gradients, squares, summed_gradients
+from ensemble_view.paths.losses import Loss, cross_entropy
+from ensemble_view.paths.trace import Trace, refuse_random_blocks, trace
 from layers import wake
 from path_oracles import enumerate_paths, scaled
 from state import state_of

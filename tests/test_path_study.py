@@ -28,17 +28,17 @@ from ensemble_view import (
     gradients_by_length,
     unravel,
 )
-from ensemble_view.checkpoints import save_checkpoint
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 from ensemble_view.errors import MeasurementError
-from ensemble_view.models import build
-from ensemble_view.paths import path_lengths
+from ensemble_view.nets.checkpoints import save_checkpoint
+from ensemble_view.nets.models.building import build
 from ensemble_view.paths.gradients import draw_energies
+from ensemble_view.paths.lengths import path_lengths
 from ensemble_view.paths.trace import trace
-from ensemble_view.results import ResultError
-from ensemble_view.results.paths import PathCounts
-from ensemble_view.studies import prepare_gradients
-from ensemble_view.studies.path_measurement import Measured
+from ensemble_view.studies.gradients.measurement import Measured
+from ensemble_view.studies.gradients.study import prepare_gradients
+from ensemble_view.studies.paths.result import PathCounts
+from ensemble_view.study.files import ResultError
 from layers import wake
 from path_oracles import enumerate_paths
 from state import state_of
@@ -548,7 +548,7 @@ def test_wrong_options_are_one_sentence(saved, capsys, words, sentence):
 
 
 def test_interruption_keeps_what_is_done(saved, tmp_path, capsys, monkeypatch):
-    from ensemble_view.studies.path_measurement import Measurement
+    from ensemble_view.studies.gradients.measurement import Measurement
 
     of_batch = Measurement.of_batch
 
@@ -591,4 +591,4 @@ def test_the_benchmark_writes_what_it_timed(saved, tmp_path):
 
 
 def test_errors_are_the_packages_own():
-    assert issubclass(ensemble_view.paths.PathLengthsError, EnsembleViewError)
+    assert issubclass(ensemble_view.paths.lengths.PathLengthsError, EnsembleViewError)

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from ensemble_view import GradientsByBlock, GradientsByLength, gradients_by_block
 from ensemble_view import gradients_by_length as by_length
-from ensemble_view.cli import main
-from ensemble_view.datasets.text_sources import windows
+from ensemble_view.cli.application import main
+from ensemble_view.data.text_sources import windows
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.losses import next_token
 from ensemble_view.statistics.bounded import bounded_mean

@@ -15,17 +15,17 @@ from matplotlib.colors import same_color
 from scipy import stats
 from torch import Tensor, nn
 
-import ensemble_view.studies.subset_values as subset_values
+import ensemble_view.study.subset_values as subset_values
 from cases import images as make_images
 from ensemble_view import Block, Chain, Delete, PowerSetResult, edited, power_set, unravel
-from ensemble_view.datasets.text_sources import windows
+from ensemble_view.core.plan import bind
+from ensemble_view.data.text_sources import windows
 from ensemble_view.errors import InterventionError, MeasurementError
-from ensemble_view.figures import power_set_figure
-from ensemble_view.models import build
-from ensemble_view.plan import bind
-from ensemble_view.results.power_set import SubsetValues
+from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.bounded import bounded_mean
-from ensemble_view.studies.power_set import keep_probabilities, prepare_power_set
+from ensemble_view.studies.subsets.figure import power_set_figure
+from ensemble_view.studies.subsets.result import SubsetValues
+from ensemble_view.studies.subsets.study import keep_probabilities, prepare_power_set
 from language_nets import own_net, sequences, sums_by_hand
 from layers import wake
 from state import unchanged

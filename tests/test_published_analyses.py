@@ -13,7 +13,7 @@ import single_lesions
 import torch
 
 from ensemble_view import load_checkpoint, open_data, save_checkpoint
-from ensemble_view.models import build
+from ensemble_view.nets.models.building import build
 
 ARCHITECTURE = "cifar:resnet20,width=4,in_channels=1"
 MEAN, STD = (0.3,), (0.4,)

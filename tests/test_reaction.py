@@ -19,16 +19,16 @@ from torch import Tensor, nn
 import nets
 from cases import images
 from ensemble_view import Block, Chain, ReactionResult, reaction, unravel
-from ensemble_view.checkpoints import save_checkpoint
-from ensemble_view.cli import main
-from ensemble_view.datasets.text_data import TextData
+from ensemble_view.cli.application import main
+from ensemble_view.data.text_data import TextData
 from ensemble_view.errors import MeasurementError
-from ensemble_view.models import build
-from ensemble_view.paths.freezing import forms_of
-from ensemble_view.paths.gains import Holding, Recording
-from ensemble_view.paths.reaction import Stage, reactions, stages_of
-from ensemble_view.results import ResultError
-from ensemble_view.studies.reaction import prepare_reaction
+from ensemble_view.nets.checkpoints import save_checkpoint
+from ensemble_view.nets.models.building import build
+from ensemble_view.studies.reaction.freezing import forms_of
+from ensemble_view.studies.reaction.gains import Holding, Recording
+from ensemble_view.studies.reaction.stage import Stage, reactions, stages_of
+from ensemble_view.studies.reaction.study import prepare_reaction
+from ensemble_view.study.files import ResultError
 from layers import wake
 from state import unchanged
 
@@ -584,7 +584,7 @@ def test_the_help_teaches(capsys):
 
 
 def test_interruption_keeps_what_is_done(saved, tmp_path, capsys, monkeypatch):
-    from ensemble_view.studies.reaction import ReactionStudy
+    from ensemble_view.studies.reaction.study import ReactionStudy
 
     of_batch, calls = ReactionStudy._of_batch, []
 

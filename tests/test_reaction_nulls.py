@@ -13,14 +13,14 @@ from scipy import stats
 from torch import Tensor, nn
 
 from ensemble_view import Block, Chain, ReactionResult, reaction, unravel
-from ensemble_view.datasets.text_data import TextData
+from ensemble_view.core.parts import resample
+from ensemble_view.data.text_data import TextData
 from ensemble_view.errors import MeasurementError
-from ensemble_view.models import build
-from ensemble_view.parts import resample
-from ensemble_view.paths.donors import donated
-from ensemble_view.paths.reaction import reactions, stages_of
-from ensemble_view.results.reaction_text import answer, in_words
-from ensemble_view.studies.reaction import prepare_reaction
+from ensemble_view.nets.models.building import build
+from ensemble_view.studies.reaction.donors import donated
+from ensemble_view.studies.reaction.stage import reactions, stages_of
+from ensemble_view.studies.reaction.study import prepare_reaction
+from ensemble_view.studies.reaction.words import answer, in_words
 from layers import wake
 
 

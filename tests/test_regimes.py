@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from ensemble_view import load_checkpoint, open_data
-from ensemble_view.checkpoints import weights_hash
-from ensemble_view.cli import main
-from ensemble_view.models import Architecture, SkippableBlock, build
-from ensemble_view.training import kept_path, train
+from ensemble_view.cli.application import main
+from ensemble_view.nets.checkpoints import weights_hash
+from ensemble_view.nets.models.architecture import Architecture
+from ensemble_view.nets.models.blocks import SkippableBlock
+from ensemble_view.nets.models.building import build
 from ensemble_view.training.presets import PRESETS, preset
 from ensemble_view.training.recipe import Recipe, TrainingError, epoch_generator, learning_rate_at
 from ensemble_view.training.regimes import EffectivePaths, Ordinary, StochasticDepth, regime_of
+from ensemble_view.training.state import kept_path
+from ensemble_view.training.training import train
 
 QUICK = Recipe(epochs=3, batch_size=32, learning_rate=0.05, warmup_epochs=1, seed=5)
 

@@ -13,8 +13,8 @@ from torch.ao.nn.quantized import FloatFunctional
 
 from cases import error, images
 from ensemble_view import Compose, Delete, Engine, Keep, Swap, edited, unravel
+from ensemble_view.core.plan import bind
 from ensemble_view.errors import DiscoveryError
-from ensemble_view.plan import bind
 from layers import Body, conv, two_layers, wake
 from nets import RootLoop
 from state import unchanged

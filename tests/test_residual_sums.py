@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import ensemble_view as ev
 from cases import images
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 from layers import conv, wake
 
 

@@ -10,12 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ensemble_view import results as results_module
 from ensemble_view.errors import MeasurementError
-from ensemble_view.results import LesionResult, NotDeletable, Outcomes, ResultError
-from ensemble_view.results.files import plain
-from ensemble_view.results.text import text_table
-from ensemble_view.statistics import PairedCounts, mcnemar_test, normalised_drop, tango_interval
+from ensemble_view.statistics.paired import (
+    PairedCounts,
+    mcnemar_test,
+    normalised_drop,
+    tango_interval,
+)
+from ensemble_view.studies.lesion import result as results_module
+from ensemble_view.studies.lesion.result import LesionResult
+from ensemble_view.studies.lesion.words import text_table
+from ensemble_view.study.files import ResultError, plain
+from ensemble_view.study.records import NotDeletable, Outcomes
 from simulated_results import simulated_result
 
 ISSUE_COLUMNS = {

@@ -18,10 +18,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from ensemble_view import figures
-from ensemble_view.results import LesionResult, ResultError
-from ensemble_view.results import files as result_files
-from ensemble_view.results.files import ResultWarning
-from ensemble_view.results.folders import sealed
+from ensemble_view.studies.lesion.result import LesionResult
+from ensemble_view.study import files as result_files
+from ensemble_view.study.files import ResultError, ResultWarning
+from ensemble_view.study.folders import sealed
 from simulated_results import simulated_result
 
 OLD, NEW = (

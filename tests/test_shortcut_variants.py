@@ -7,7 +7,7 @@ import pytest
 import shortcut_variants
 import torch
 
-from ensemble_view.models import build
+from ensemble_view.nets.models.building import build
 from miniature import miniature_scale
 
 

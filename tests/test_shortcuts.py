@@ -10,7 +10,7 @@ import shortcuts
 import torch
 from net_costs import Cost
 
-from ensemble_view.models import build
+from ensemble_view.nets.models.building import build
 from miniature import miniature_scale
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import optimize, stats
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics import PairedCounts, tango_interval
+from ensemble_view.statistics.paired import PairedCounts, tango_interval
 from ensemble_view.statistics.simultaneous import (
     adjusted_level,
     drop_limits,

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble_view.results.sizes import SIZES, definition, size_of
-from ensemble_view.statistics import PairedCounts
+from ensemble_view.statistics.paired import PairedCounts
 from ensemble_view.statistics.simultaneous import adjusted_level, error_ratio, share_limits
+from ensemble_view.studies.lesion.sizes import SIZES, definition, size_of
 from simulated_results import simulated_result
 
 LIMITS = st.floats(-3, 3) | st.sampled_from([0.02, 0.1, 0.5, np.nan])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics import (
+from ensemble_view.statistics.contrasts import contrast_score
+from ensemble_view.statistics.paired import (
     PairedCounts,
     accuracy_interval,
     holm,
@@ -21,7 +22,6 @@ from ensemble_view.statistics import (
     paired_counts,
     tango_interval,
 )
-from ensemble_view.statistics.contrasts import contrast_score
 
 Z = stats.norm.ppf(0.975)
 

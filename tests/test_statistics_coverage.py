@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ensemble_view.statistics import accuracy_interval, tango_interval
 from ensemble_view.statistics.contrasts import contrast_score
+from ensemble_view.statistics.paired import accuracy_interval, tango_interval
 
 Z = stats.norm.ppf(0.975)
 

@@ -15,16 +15,16 @@ import pytest
 import torch
 
 from ensemble_view import LesionResult, export, load_checkpoint, save_checkpoint
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 from ensemble_view.cli.stopping import unstopped
-from ensemble_view.datasets import open_data
-from ensemble_view.datasets.labelled_data import IndexedData
+from ensemble_view.data.labelled_data import IndexedData
+from ensemble_view.data.opening import open_data
 from ensemble_view.errors import CheckpointError
-from ensemble_view.models import build
-from ensemble_view.results import files
-from ensemble_view.training import train
+from ensemble_view.nets.models.building import build
+from ensemble_view.study import files
 from ensemble_view.training.recipe import Recipe
 from ensemble_view.training.state import resume_path
+from ensemble_view.training.training import train
 
 
 @pytest.fixture(scope="module")

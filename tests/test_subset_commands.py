@@ -10,8 +10,8 @@ import torch
 
 import ensemble_view
 from ensemble_view import PairsResult, PowerSetResult, SurrogatesResult, save_checkpoint
-from ensemble_view.cli import main
-from ensemble_view.models import build
+from ensemble_view.cli.application import main
+from ensemble_view.nets.models.building import build
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import trial_coverage
 
-from ensemble_view.statistics import accuracy_interval
 from ensemble_view.statistics.crossed import crossed_mean
+from ensemble_view.statistics.paired import accuracy_interval
 from ensemble_view.statistics.subset_mean import calibrated_mean, survival
 from ensemble_view.statistics.subsets import Subsets
-from ensemble_view.studies.additive import AdditiveReduction
+from ensemble_view.studies.random.reduction import AdditiveReduction
 
 
 @pytest.mark.parametrize("trials", [1, 5, 50])

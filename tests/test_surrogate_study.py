@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ensemble_view.studies.surrogates as study_module
+import ensemble_view.studies.additivity.study as study_module
 from cases import images as make_images
 from ensemble_view import Block, Chain, Delete, SurrogatesResult, edited, surrogates, unravel
 from ensemble_view.errors import InterventionError, MeasurementError
-from ensemble_view.figures import surrogates_figure
-from ensemble_view.models import build
+from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.order_shares import order_shares
 from ensemble_view.statistics.spectrum import order_energies, variance_shares
 from ensemble_view.statistics.surrogates import fit_surrogate, held_out_r2
-from ensemble_view.studies.surrogates import prepare_surrogates
+from ensemble_view.studies.additivity.figure import surrogates_figure
+from ensemble_view.studies.additivity.study import prepare_surrogates
 from layers import wake
 from state import unchanged
 

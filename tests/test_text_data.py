@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ensemble_view import open_text
-from ensemble_view.datasets import TextData, is_text
-from ensemble_view.datasets.text_sources import windows
+from ensemble_view.data.text_data import TextData
+from ensemble_view.data.text_sources import is_text, windows
 from ensemble_view.errors import DataError
-from ensemble_view.measures import IGNORED
+from ensemble_view.measures.language import IGNORED
 
 
 def drawn(lengths: list[int], length: int = 64, seed: int = 0) -> TextData:

@@ -14,10 +14,10 @@ from torch import nn
 
 import ensemble_view as ev
 from ensemble_view import Delete, Swap, edited, unravel
-from ensemble_view.adapters.libraries import loading
 from ensemble_view.errors import DiscoveryError, InterventionError
-from ensemble_view.models import build
-from ensemble_view.studies.untrained import untrained_copy
+from ensemble_view.nets.adapters.libraries import loading
+from ensemble_view.nets.models.building import build
+from ensemble_view.study.untrained import untrained_copy
 
 
 def at_once(*work: Callable[[], object]) -> list[object]:

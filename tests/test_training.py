@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble_view.bundled import bundled
-from ensemble_view.checkpoints import load_checkpoint
-from ensemble_view.datasets import as_data, open_data
+from ensemble_view.data.opening import as_data, open_data
 from ensemble_view.errors import CheckpointError
-from ensemble_view.models import ArchitectureError, build
-from ensemble_view.training import channel_statistics, resume_path, train
+from ensemble_view.nets.bundled import bundled
+from ensemble_view.nets.checkpoints import load_checkpoint
+from ensemble_view.nets.models.architecture import ArchitectureError
+from ensemble_view.nets.models.building import build
 from ensemble_view.training.recipe import (
     Recipe,
     TrainingError,
@@ -27,6 +27,8 @@ from ensemble_view.training.recipe import (
     epoch_generator,
     learning_rate_at,
 )
+from ensemble_view.training.state import resume_path
+from ensemble_view.training.training import channel_statistics, train
 
 QUICK = Recipe(epochs=3, batch_size=32, learning_rate=0.05, warmup_epochs=1, seed=5)
 NET = "resnet8,width=4"

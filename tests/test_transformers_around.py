@@ -23,7 +23,7 @@ from ensemble_view import (
     edited,
     unravel,
 )  # fmt: skip
-from ensemble_view.plan import bind
+from ensemble_view.core.plan import bind
 from state import unchanged
 
 transformers = pytest.importorskip("transformers", reason="needs the extra transformers")

@@ -31,18 +31,19 @@ from ensemble_view import (
     reorder,
     unravel,
 )
-from ensemble_view.cli import main
-from ensemble_view.datasets.text_sources import windows
+from ensemble_view.cli.application import main
+from ensemble_view.core.plan import Slot
+from ensemble_view.data.text_sources import windows
 from ensemble_view.errors import InterventionError, MeasurementError
-from ensemble_view.models import build
-from ensemble_view.plan import Slot
-from ensemble_view.results import ResultError
+from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.crossed_ratio import crossed_ratio
 from ensemble_view.statistics.subset_mean import calibrated_mean, survival
 from ensemble_view.statistics.subsets import Subsets
-from ensemble_view.studies import prepare_many, prepare_reorder
-from ensemble_view.studies.counts import read_counts
-from ensemble_view.studies.draws import draw_swaps, exchanges, stages_of, swapped
+from ensemble_view.studies.random.study import prepare_many
+from ensemble_view.studies.reorder.study import prepare_reorder
+from ensemble_view.study.counts import read_counts
+from ensemble_view.study.draws import draw_swaps, exchanges, stages_of, swapped
+from ensemble_view.study.files import ResultError
 from language_nets import VOCABULARY, own_net, sequences, sums_by_hand
 from state import unchanged
 

@@ -14,12 +14,12 @@ import torch
 import transformers
 from PIL import Image
 
-from ensemble_view.adapters.configurations import check_configuration
-from ensemble_view.adapters.tokenizers import pretrained_tokenizer
-from ensemble_view.checkpoints import load_checkpoint, save_checkpoint
-from ensemble_view.datasets import open_data
+from ensemble_view.data.opening import open_data
 from ensemble_view.errors import CheckpointError, DataError
-from ensemble_view.weights_file import MARK
+from ensemble_view.nets.adapters.configurations import check_configuration
+from ensemble_view.nets.adapters.tokenizers import pretrained_tokenizer
+from ensemble_view.nets.checkpoints import load_checkpoint, save_checkpoint
+from ensemble_view.nets.weights_file import MARK
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_file_of_weights_whose_configuration_names_code_is_refused(tmp_path, m
     folder = tmp_path / "net"
     model.save_pretrained(folder)
     whole = load_checkpoint(folder)
-    from ensemble_view.adapters.architectures import architecture_to_store
+    from ensemble_view.nets.adapters.architectures import architecture_to_store
 
     stored = architecture_to_store(whole.architecture, whole.model)
     save_checkpoint(file, whole.model, architecture=stored)

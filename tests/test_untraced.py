@@ -11,11 +11,12 @@ import torchvision
 from torch import nn
 
 import ensemble_view as ev
-from ensemble_view.adapters.torchvision_models import build_torchvision
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 from ensemble_view.errors import CheckpointError
-from ensemble_view.models import Architecture, ArchitectureError, build
-from ensemble_view.models.untraced import untraced
+from ensemble_view.nets.adapters.torchvision_models import build_torchvision
+from ensemble_view.nets.models.architecture import Architecture, ArchitectureError
+from ensemble_view.nets.models.building import build
+from ensemble_view.nets.models.untraced import untraced
 
 MEAN, STD = (0.304559,), (0.376019,)
 
@@ -195,7 +196,7 @@ def test_the_command_line_says_it_first(tmp_path, capsys):
 
 def test_option_a_puts_its_zeros_where_it_is_told():
     x = torch.rand(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    from ensemble_view.models.shortcuts import ZeroPadShortcut
+    from ensemble_view.nets.models.shortcuts import ZeroPadShortcut
 
     assert torch.equal(ZeroPadShortcut(16, 2, "end")(x), ZerosBehind()(x))
     sides = ZeroPadShortcut(16, 2)(x)
@@ -302,7 +303,7 @@ def test_nets_under_torchvisions_names_say_what_leaves_no_trace(tmp_path):
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_every_variant_takes_the_same_weights(name):
     pytest.importorskip("timm")
-    from ensemble_view.adapters.architectures import build_for_weights
+    from ensemble_view.nets.adapters.architectures import build_for_weights
 
     weights = torchvision.models.get_model(name, num_classes=3).state_dict()
     for each in untraced(Architecture(name, family="torchvision")):

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_view import Block, Chain, GradientsByLength, gradients_by_length, unravel
-from ensemble_view.checkpoints import load_checkpoint, save_checkpoint
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 from ensemble_view.errors import MeasurementError
-from ensemble_view.models import build
-from ensemble_view.studies import prepare_gradients
-from ensemble_view.studies.path_gradients import GradientStudy
-from ensemble_view.studies.untrained import calibrate_batchnorm, untrained_copy
+from ensemble_view.nets.checkpoints import load_checkpoint, save_checkpoint
+from ensemble_view.nets.models.building import build
+from ensemble_view.studies.gradients.study import GradientStudy, prepare_gradients
+from ensemble_view.study.untrained import calibrate_batchnorm, untrained_copy
 from layers import wake
 from state import state_of
 

@@ -22,9 +22,9 @@ import nets
 from cases import error, images
 from comparison import EDITS, EXACT, MOVES, Holding, compare, plain
 from ensemble_view import Compose, Delete, Engine, Swap, edited, unravel
+from ensemble_view.core.fusion import fuse
+from ensemble_view.core.plan import bind
 from ensemble_view.errors import DiscoveryError, InterventionError
-from ensemble_view.fusion import fuse
-from ensemble_view.plan import bind
 from layers import two_layers, wake
 from state import unchanged
 

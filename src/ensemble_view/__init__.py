@@ -32,62 +32,60 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ensemble_view.alteration import branch_means
-    from ensemble_view.chain import Block, Chain
-    from ensemble_view.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-    from ensemble_view.datasets import LabelledData, TextData, open_data, open_text
-    from ensemble_view.discovery import unravel
-    from ensemble_view.engine import Engine
-    from ensemble_view.errors import EnsembleViewError, MeasurementWarning
-    from ensemble_view.extraction import Extracted, extract
-    from ensemble_view.hooks import edited
-    from ensemble_view.interventions import (
-        Compose,
-        Delete,
-        DropShortcut,
-        Intervention,
-        Keep,
+    from ensemble_view.core.alteration import branch_means
+    from ensemble_view.core.chain import Block, Chain
+    from ensemble_view.core.engine import Engine
+    from ensemble_view.core.interventions.base import Compose, Intervention
+    from ensemble_view.core.interventions.branches import Delete, DropShortcut, Keep, Replace, Scale
+    from ensemble_view.core.interventions.parsing import parse_interventions
+    from ensemble_view.core.interventions.places import (
         MiddleRepeat,
         Parallel,
         Reorder,
         Repeat,
-        Replace,
         Reverse,
-        Scale,
         Swap,
-        parse_interventions,
     )
-    from ensemble_view.paths import PathLengths, path_lengths
-    from ensemble_view.plan import Plan
-    from ensemble_view.results import LanguageResult, LesionResult, MeasuredResult
-    from ensemble_view.results.blocks import GradientsByBlock
-    from ensemble_view.results.by_checkpoint import GradientsByCheckpoint
-    from ensemble_view.results.controls import ControlResult
-    from ensemble_view.results.dose import DoseResult
-    from ensemble_view.results.gradients import GradientsByLength
-    from ensemble_view.results.many import ManyResult
-    from ensemble_view.results.pairs import PairsResult
-    from ensemble_view.results.power_set import PowerSetResult
-    from ensemble_view.results.reaction import ReactionResult
-    from ensemble_view.results.reordering import ReorderResult
-    from ensemble_view.results.surrogates import SurrogatesResult
-    from ensemble_view.studies import (
-        export,
-        gradients_by_block,
-        gradients_by_checkpoint,
-        gradients_by_length,
-        lesion,
-        many,
-        reorder,
-    )
-    from ensemble_view.studies.controls import lesion_control
-    from ensemble_view.studies.dose import dose_response
-    from ensemble_view.studies.inspection import inspect
-    from ensemble_view.studies.pairs import pairs
-    from ensemble_view.studies.path_counts import count_paths
-    from ensemble_view.studies.power_set import power_set
-    from ensemble_view.studies.reaction import reaction
-    from ensemble_view.studies.surrogates import surrogates
+    from ensemble_view.core.plan import Plan
+    from ensemble_view.data.labelled_data import LabelledData
+    from ensemble_view.data.opening import open_data
+    from ensemble_view.data.text_data import TextData
+    from ensemble_view.data.text_sources import open_text
+    from ensemble_view.discovery.unravelling import unravel
+    from ensemble_view.edits.extraction import Extracted, extract
+    from ensemble_view.edits.hooks import edited
+    from ensemble_view.errors import EnsembleViewError, MeasurementWarning
+    from ensemble_view.nets.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+    from ensemble_view.paths.lengths import PathLengths, path_lengths
+    from ensemble_view.studies.additivity.result import SurrogatesResult
+    from ensemble_view.studies.additivity.study import surrogates
+    from ensemble_view.studies.control.result import ControlResult
+    from ensemble_view.studies.control.study import lesion_control
+    from ensemble_view.studies.dose.result import DoseResult
+    from ensemble_view.studies.dose.study import dose_response
+    from ensemble_view.studies.export.exporting import export
+    from ensemble_view.studies.gradients.blocks import gradients_by_block
+    from ensemble_view.studies.gradients.blocks_result import GradientsByBlock
+    from ensemble_view.studies.gradients.checkpoints import gradients_by_checkpoint
+    from ensemble_view.studies.gradients.checkpoints_result import GradientsByCheckpoint
+    from ensemble_view.studies.gradients.result import GradientsByLength
+    from ensemble_view.studies.gradients.study import gradients_by_length
+    from ensemble_view.studies.inspect.inspection import inspect
+    from ensemble_view.studies.lesion.language import LanguageResult
+    from ensemble_view.studies.lesion.own import MeasuredResult
+    from ensemble_view.studies.lesion.result import LesionResult
+    from ensemble_view.studies.lesion.study import lesion
+    from ensemble_view.studies.pairs.result import PairsResult
+    from ensemble_view.studies.pairs.study import pairs
+    from ensemble_view.studies.paths.study import count_paths
+    from ensemble_view.studies.random.result import ManyResult
+    from ensemble_view.studies.random.study import many
+    from ensemble_view.studies.reaction.result import ReactionResult
+    from ensemble_view.studies.reaction.study import reaction
+    from ensemble_view.studies.reorder.result import ReorderResult
+    from ensemble_view.studies.reorder.study import reorder
+    from ensemble_view.studies.subsets.result import PowerSetResult
+    from ensemble_view.studies.subsets.study import power_set
 
 __all__ = [
     "Block",
@@ -158,69 +156,69 @@ __all__ = [
 # A module is imported when a name of its own is first used (PEP 562), so that importing the package
 # costs next to nothing; a test holds this table to the imports above.
 _MODULE_OF = {
-    "Block": "chain",
-    "Chain": "chain",
-    "Checkpoint": "checkpoints",
-    "Compose": "interventions",
-    "ControlResult": "results.controls",
-    "Delete": "interventions",
-    "DoseResult": "results.dose",
-    "DropShortcut": "interventions",
-    "Engine": "engine",
+    "Block": "core.chain",
+    "Chain": "core.chain",
+    "Checkpoint": "nets.checkpoints",
+    "Compose": "core.interventions.base",
+    "ControlResult": "studies.control.result",
+    "Delete": "core.interventions.branches",
+    "DoseResult": "studies.dose.result",
+    "DropShortcut": "core.interventions.branches",
+    "Engine": "core.engine",
     "EnsembleViewError": "errors",
-    "Extracted": "extraction",
-    "GradientsByBlock": "results.blocks",
-    "GradientsByCheckpoint": "results.by_checkpoint",
-    "GradientsByLength": "results.gradients",
-    "Intervention": "interventions",
-    "Keep": "interventions",
-    "LabelledData": "datasets",
-    "LanguageResult": "results",
-    "LesionResult": "results",
-    "ManyResult": "results.many",
-    "MeasuredResult": "results",
+    "Extracted": "edits.extraction",
+    "GradientsByBlock": "studies.gradients.blocks_result",
+    "GradientsByCheckpoint": "studies.gradients.checkpoints_result",
+    "GradientsByLength": "studies.gradients.result",
+    "Intervention": "core.interventions.base",
+    "Keep": "core.interventions.branches",
+    "LabelledData": "data.labelled_data",
+    "LanguageResult": "studies.lesion.language",
+    "LesionResult": "studies.lesion.result",
+    "ManyResult": "studies.random.result",
+    "MeasuredResult": "studies.lesion.own",
     "MeasurementWarning": "errors",
-    "MiddleRepeat": "interventions",
-    "PairsResult": "results.pairs",
-    "Parallel": "interventions",
-    "PathLengths": "paths",
-    "Plan": "plan",
-    "PowerSetResult": "results.power_set",
-    "ReactionResult": "results.reaction",
-    "Reorder": "interventions",
-    "ReorderResult": "results.reordering",
-    "Repeat": "interventions",
-    "Replace": "interventions",
-    "Reverse": "interventions",
-    "Scale": "interventions",
-    "SurrogatesResult": "results.surrogates",
-    "Swap": "interventions",
-    "TextData": "datasets",
-    "branch_means": "alteration",
-    "count_paths": "studies.path_counts",
-    "dose_response": "studies.dose",
-    "edited": "hooks",
-    "export": "studies",
-    "extract": "extraction",
-    "gradients_by_block": "studies",
-    "gradients_by_checkpoint": "studies",
-    "gradients_by_length": "studies",
-    "inspect": "studies.inspection",
-    "lesion": "studies",
-    "lesion_control": "studies.controls",
-    "load_checkpoint": "checkpoints",
-    "many": "studies",
-    "open_data": "datasets",
-    "open_text": "datasets",
-    "pairs": "studies.pairs",
-    "parse_interventions": "interventions",
-    "path_lengths": "paths",
-    "power_set": "studies.power_set",
-    "reaction": "studies.reaction",
-    "reorder": "studies",
-    "save_checkpoint": "checkpoints",
-    "surrogates": "studies.surrogates",
-    "unravel": "discovery",
+    "MiddleRepeat": "core.interventions.places",
+    "PairsResult": "studies.pairs.result",
+    "Parallel": "core.interventions.places",
+    "PathLengths": "paths.lengths",
+    "Plan": "core.plan",
+    "PowerSetResult": "studies.subsets.result",
+    "ReactionResult": "studies.reaction.result",
+    "Reorder": "core.interventions.places",
+    "ReorderResult": "studies.reorder.result",
+    "Repeat": "core.interventions.places",
+    "Replace": "core.interventions.branches",
+    "Reverse": "core.interventions.places",
+    "Scale": "core.interventions.branches",
+    "SurrogatesResult": "studies.additivity.result",
+    "Swap": "core.interventions.places",
+    "TextData": "data.text_data",
+    "branch_means": "core.alteration",
+    "count_paths": "studies.paths.study",
+    "dose_response": "studies.dose.study",
+    "edited": "edits.hooks",
+    "export": "studies.export.exporting",
+    "extract": "edits.extraction",
+    "gradients_by_block": "studies.gradients.blocks",
+    "gradients_by_checkpoint": "studies.gradients.checkpoints",
+    "gradients_by_length": "studies.gradients.study",
+    "inspect": "studies.inspect.inspection",
+    "lesion": "studies.lesion.study",
+    "lesion_control": "studies.control.study",
+    "load_checkpoint": "nets.checkpoints",
+    "many": "studies.random.study",
+    "open_data": "data.opening",
+    "open_text": "data.text_sources",
+    "pairs": "studies.pairs.study",
+    "parse_interventions": "core.interventions.parsing",
+    "path_lengths": "paths.lengths",
+    "power_set": "studies.subsets.study",
+    "reaction": "studies.reaction.study",
+    "reorder": "studies.reorder.study",
+    "save_checkpoint": "nets.checkpoints",
+    "surrogates": "studies.additivity.study",
+    "unravel": "discovery.unravelling",
 }
 
 __version__ = metadata.version("ensemble-view")

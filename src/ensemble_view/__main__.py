@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ensemble_view.cli import main
+from ensemble_view.cli.application import main
 
 if __name__ == "__main__":
     main()

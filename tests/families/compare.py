@@ -17,7 +17,7 @@ import drawn_models
 import torch
 from make_expected import COUNTED, expand
 
-from ensemble_view.discovery import locate_blocks
+from ensemble_view.discovery.unravelling import locate_blocks
 from ensemble_view.errors import DiscoveryError
 
 

@@ -59,12 +59,12 @@ from ensemble_view import (
     Swap,
     branch_means,
 )
-from ensemble_view.chain import Block
-from ensemble_view.discovery import unravel_arguments
+from ensemble_view.core.chain import Block
+from ensemble_view.core.interventions.base import Intervention
+from ensemble_view.core.plan import Action, Trie, bind
+from ensemble_view.discovery.unravelling import unravel_arguments
+from ensemble_view.edits.hooks import edited_by_plan
 from ensemble_view.errors import InterventionError
-from ensemble_view.hooks import edited_by_plan
-from ensemble_view.interventions import Intervention
-from ensemble_view.plan import Action, Trie, bind
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

@@ -20,23 +20,25 @@ from PIL import Image
 from torch import nn
 
 from ensemble_view import load_checkpoint
-from ensemble_view.checkpoints import save_checkpoint
-from ensemble_view.datasets import open_data, open_text
+from ensemble_view.core.interventions.parsing import parse_interventions
+from ensemble_view.core.interventions.text import parse_blocks
+from ensemble_view.core.plan import Outline, Slot, bind
+from ensemble_view.data.opening import open_data
+from ensemble_view.data.text_sources import open_text
 from ensemble_view.errors import MeasurementError
-from ensemble_view.interventions import parse_blocks, parse_interventions
-from ensemble_view.models import build
+from ensemble_view.nets.checkpoints import save_checkpoint
+from ensemble_view.nets.models.building import build
 from ensemble_view.paths.lengths import PathLengths
-from ensemble_view.plan import Outline, Slot, bind
-from ensemble_view.results import LesionResult
-from ensemble_view.results.gradients import (
+from ensemble_view.studies.gradients.result import (
     GradientCost,
     GradientsByLength,
     GradientSettings,
     LengthRow,
 )
-from ensemble_view.results.paths import PathCounts
-from ensemble_view.results.records import Provenance
-from ensemble_view.studies.counts import read_counts
+from ensemble_view.studies.lesion.result import LesionResult
+from ensemble_view.studies.paths.result import PathCounts
+from ensemble_view.study.counts import read_counts
+from ensemble_view.study.records import Provenance
 from simulated_results import simulated_result
 
 

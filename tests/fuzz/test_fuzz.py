@@ -12,8 +12,11 @@ import pytest
 from fuzzing import fuzz, limited
 
 from ensemble_view import load_checkpoint
-from ensemble_view.cli import main
-from ensemble_view.datasets import open_data
+from ensemble_view.cli.application import main
+from ensemble_view.core.interventions.parsing import parse_interventions
+from ensemble_view.core.interventions.text import parse_blocks
+from ensemble_view.core.plan import Outline, Slot, bind
+from ensemble_view.data.opening import open_data
 from ensemble_view.errors import (
     CheckpointError,
     DataError,
@@ -21,13 +24,11 @@ from ensemble_view.errors import (
     InterventionError,
     MeasurementError,
 )
-from ensemble_view.interventions import parse_blocks, parse_interventions
 from ensemble_view.paths.lengths import PathLengths
-from ensemble_view.plan import Outline, Slot, bind
-from ensemble_view.reading import read_npz
-from ensemble_view.results.files import ResultError
-from ensemble_view.results.paths import PathCounts
-from ensemble_view.studies import prepare_gradients
+from ensemble_view.reading.arrays import read_npz
+from ensemble_view.studies.gradients.study import prepare_gradients
+from ensemble_view.studies.paths.result import PathCounts
+from ensemble_view.study.files import ResultError
 
 INPUTS = 2_000
 NET = "digits-resnet110"

@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ensemble_view.bench.conditions import evaluation_layouts, one_thread
-from ensemble_view.chain import Chain, Context
-from ensemble_view.discovery import Example, Provenance
-from ensemble_view.discovery.capture import Arguments, as_arguments
+from ensemble_view.core.chain import Chain
+from ensemble_view.core.engine import Engine
+from ensemble_view.core.interventions.base import Compose, Intervention
+from ensemble_view.core.interventions.branches import Delete
+from ensemble_view.core.parts import Context
+from ensemble_view.core.plan import Action, Plan, Step, Trie, bind
+from ensemble_view.discovery.capture import Arguments, Example, as_arguments
 from ensemble_view.discovery.evaluation import evaluating
-from ensemble_view.engine import Engine
+from ensemble_view.discovery.provenance import Provenance
 from ensemble_view.errors import MeasurementError
-from ensemble_view.interventions import Compose, Delete, Intervention
-from ensemble_view.plan import Action, Plan, Step, Trie, bind
 
 __all__ = ["Overhead", "overhead"]
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.cli.ending import Study
-from ensemble_view.datasets import Data
+from ensemble_view.data.data import Data
 from ensemble_view.errors import InterventionError
-from ensemble_view.results.controls import ControlResult
-from ensemble_view.studies.controls import check_split, prepare_lesion_control
-from ensemble_view.studies.experiment import Options
+from ensemble_view.nets.checkpoints import Checkpoint
+from ensemble_view.studies.control.result import ControlResult
+from ensemble_view.studies.control.study import check_split, prepare_lesion_control
+from ensemble_view.study.experiment import Options
 
 __all__ = ["CalibrationData", "Control", "RecalibrateBatchNorm", "control_study"]
 

@@ -12,11 +12,11 @@ from ensemble_view.cli.opening import load, open_named
 from ensemble_view.cli.options import Model, Overwrite, Seed
 from ensemble_view.cli.progress import stages
 from ensemble_view.cli.saying import say
-from ensemble_view.results.text import wrapped
-from ensemble_view.studies.exporting import export as run_export
-from ensemble_view.studies.exporting import needs_data
-from ensemble_view.studies.subject import setting_of
-from ensemble_view.weights_file import check_destination
+from ensemble_view.nets.weights_file import check_destination
+from ensemble_view.studies.export.exporting import export as run_export
+from ensemble_view.studies.export.exporting import needs_data
+from ensemble_view.studies.lesion.words import wrapped
+from ensemble_view.study.subject import setting_of
 
 __all__ = ["export"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from ensemble_view.cli import options
-from ensemble_view.studies.recorded import by_command
+from ensemble_view.study.recorded import by_command
 
 __all__ = [
     "BlockOptions",

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import torch
 
-from ensemble_view.checkpoints import Checkpoint, load_checkpoint
 from ensemble_view.cli.groups import DataOptions, ModelOptions, words
 from ensemble_view.cli.progress import stages
-from ensemble_view.datasets import Data, is_text, open_data
+from ensemble_view.data.data import Data
+from ensemble_view.data.opening import open_data
+from ensemble_view.data.text_sources import is_text
 from ensemble_view.errors import DataError
-from ensemble_view.reading import exists
-from ensemble_view.studies.recorded import command_text
-from ensemble_view.studies.subject import text_for
+from ensemble_view.nets.checkpoints import Checkpoint, load_checkpoint
+from ensemble_view.reading.regular import exists
+from ensemble_view.study.recorded import command_text
+from ensemble_view.study.subject import text_for
 
 __all__ = ["command_line", "device_named", "load", "open_named"]
 

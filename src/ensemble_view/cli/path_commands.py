@@ -25,15 +25,13 @@ from ensemble_view.cli.progress import progress_bar, stages
 from ensemble_view.cli.saying import say
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.lengths import iterate_paths
-from ensemble_view.results.blocks import GradientsByBlock
-from ensemble_view.results.folders import prepare
-from ensemble_view.results.gradients import GradientsByLength
-from ensemble_view.studies import (
-    gradients_by_checkpoint,
-    prepare_block_gradients,
-    prepare_gradients,
-)
-from ensemble_view.studies.path_counts import count_paths
+from ensemble_view.studies.gradients.blocks import prepare_block_gradients
+from ensemble_view.studies.gradients.blocks_result import GradientsByBlock
+from ensemble_view.studies.gradients.checkpoints import gradients_by_checkpoint
+from ensemble_view.studies.gradients.result import GradientsByLength
+from ensemble_view.studies.gradients.study import prepare_gradients
+from ensemble_view.studies.paths.study import count_paths
+from ensemble_view.study.folders import prepare
 
 __all__ = ["gradients", "paths"]
 

@@ -12,9 +12,9 @@ from ensemble_view.cli.groups import BlockOptions, DataOptions, ModelOptions, wi
 from ensemble_view.cli.opening import command_line, load, open_named
 from ensemble_view.cli.options import BatchSize, BatchSizeBound, Json, Model, Overwrite, Seed
 from ensemble_view.errors import MeasurementError
-from ensemble_view.results.folders import prepare
-from ensemble_view.studies.dose import DOSES, prepare_dose_response
-from ensemble_view.studies.reaction import prepare_reaction
+from ensemble_view.studies.dose.study import DOSES, prepare_dose_response
+from ensemble_view.studies.reaction.study import prepare_reaction
+from ensemble_view.study.folders import prepare
 
 __all__ = ["dose", "reaction"]
 

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.cli.ending import Study
-from ensemble_view.datasets import Data
+from ensemble_view.data.data import Data
 from ensemble_view.errors import InterventionError
-from ensemble_view.results.study import StudyResult
-from ensemble_view.studies.pairs import prepare_pairs
-from ensemble_view.studies.power_set import prepare_power_set
-from ensemble_view.studies.surrogates import prepare_surrogates
+from ensemble_view.nets.checkpoints import Checkpoint
+from ensemble_view.studies.additivity.study import prepare_surrogates
+from ensemble_view.studies.pairs.study import prepare_pairs
+from ensemble_view.studies.subsets.study import prepare_power_set
+from ensemble_view.study.result import StudyResult
 
 __all__ = ["AllSubsets", "Only", "Pairs", "Surrogates", "subset_study"]
 

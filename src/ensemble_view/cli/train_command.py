@@ -12,11 +12,11 @@ from ensemble_view.cli.opening import device_named
 from ensemble_view.cli.options import Device, Download, Limit, Overwrite, Root, Seed
 from ensemble_view.cli.progress import progress_bar
 from ensemble_view.cli.saying import say
-from ensemble_view.datasets import open_data
-from ensemble_view.training import Progress
-from ensemble_view.training import train as run_train
+from ensemble_view.data.opening import open_data
 from ensemble_view.training.presets import preset
 from ensemble_view.training.recipe import TrainingError
+from ensemble_view.training.training import Progress
+from ensemble_view.training.training import train as run_train
 
 __all__ = ["train"]
 

@@ -8,16 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from ensemble_view.checkpoints import Checkpoint
 from ensemble_view.cli.ending import Study, finish
 from ensemble_view.cli.groups import BlockOptions, DataOptions, ModelOptions, with_groups
 from ensemble_view.cli.opening import command_line, load, open_named
 from ensemble_view.cli.options import BatchSize, Json, Model, Overwrite, Seed
 from ensemble_view.errors import InterventionError
-from ensemble_view.results.folders import prepare
-from ensemble_view.results.many import ManyResult
-from ensemble_view.studies import prepare_many, prepare_reorder
-from ensemble_view.studies.experiment import Options
+from ensemble_view.nets.checkpoints import Checkpoint
+from ensemble_view.studies.random.result import ManyResult
+from ensemble_view.studies.random.study import prepare_many
+from ensemble_view.studies.reorder.study import prepare_reorder
+from ensemble_view.study.experiment import Options
+from ensemble_view.study.folders import prepare
 
 __all__ = ["Count", "ShapeKeeping", "Stratified", "Trials", "random_lesions", "reorder"]
 

@@ -16,10 +16,10 @@ from typing import cast
 import torch
 from torch import fx
 
-from ensemble_view.chain import Addition, ShortcutKind
+from ensemble_view.core.chain import Addition, ShortcutKind
+from ensemble_view.core.sites import ModuleCall, Site
 from ensemble_view.discovery.capture import is_tensor, site_of
 from ensemble_view.discovery.dataflow import Flow, between
-from ensemble_view.sites import ModuleCall, Site
 
 __all__ = [
     "Span",

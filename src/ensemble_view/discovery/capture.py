@@ -25,10 +25,10 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
+from ensemble_view.core.sites import Site, SiteMode
 from ensemble_view.discovery.evaluation import evaluating
 from ensemble_view.discovery.regions import with_regions_inlined
 from ensemble_view.errors import DiscoveryError
-from ensemble_view.sites import Site, SiteMode
 
 __all__ = [
     "Arguments",

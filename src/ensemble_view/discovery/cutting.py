@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from ensemble_view.chain import Block, Chain, Context, Part, identity
+from ensemble_view.core.chain import Block, Chain
+from ensemble_view.core.parts import Context, Part, identity
 from ensemble_view.discovery.blocks import Span, shape_of
 from ensemble_view.discovery.capture import Capture, is_tensor
 from ensemble_view.discovery.dataflow import Flow, ancestors

@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
+from ensemble_view.core.sites import ModuleCall
 from ensemble_view.discovery.blocks import Span, common_stack, stack_of
 from ensemble_view.discovery.dataflow import Flow, between
-from ensemble_view.sites import ModuleCall
 
 __all__ = ["Granularity", "Group", "group_spans"]
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ensemble_view.chain import Chain
+from ensemble_view.core.chain import Chain
+from ensemble_view.core.sites import Site, SiteMode
 from ensemble_view.discovery.capture import Arguments, site_of
 from ensemble_view.discovery.dataflow import Flow
-from ensemble_view.sites import Site, SiteMode
 
 __all__ = ["first_difference", "where_the_trunk_is_lost"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ensemble_view.chain import Chain
+from ensemble_view.core.chain import Chain
 from ensemble_view.discovery.capture import Arguments, is_tensor, unregistered
 from ensemble_view.discovery.dataflow import Flow
 from ensemble_view.discovery.evaluation import evaluating

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from ensemble_view.core.sites import ModuleCall, Site
 from ensemble_view.discovery.blocks import Span
 from ensemble_view.discovery.capture import Arguments, Capture, site_of
 from ensemble_view.discovery.dataflow import Flow, between, carries_data
 from ensemble_view.discovery.granularity import Group
-from ensemble_view.sites import ModuleCall, Site
 
 __all__ = ["BlockProvenance", "Provenance", "trace_provenance"]
 

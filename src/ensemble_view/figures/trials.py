@@ -18,9 +18,9 @@ from ensemble_view.figures.style import COLUMN_WIDTH, FULL_WIDTH, GREY, legend, 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ensemble_view.results.many import ManyResult
-    from ensemble_view.results.reordering import ReorderResult
-    from ensemble_view.results.trials import TrialsResult
+    from ensemble_view.studies.random.result import ManyResult
+    from ensemble_view.studies.reorder.result import ReorderResult
+    from ensemble_view.study.trials import TrialsResult
 
 __all__ = ["many_figure", "reorder_figure"]
 

@@ -4,27 +4,3 @@ A path takes the branch or the shortcut at each block; its length is the number 
 through (Veit, Wilber and Belongie 2016, section 3). :mod:`ensemble_view.paths.lengths` counts and
 lists them, without torch; the other modules weigh them by the gradient of a loss.
 """
-
-from __future__ import annotations
-
-from ensemble_view.paths.lengths import (
-    PathLengths,
-    PathLengthsError,
-    iterate_paths,
-    path_lengths,
-    sample_paths,
-    smallest_interval,
-    surviving_share,
-    surviving_weight,
-)
-
-__all__ = [
-    "PathLengths",
-    "PathLengthsError",
-    "iterate_paths",
-    "path_lengths",
-    "sample_paths",
-    "smallest_interval",
-    "surviving_share",
-    "surviving_weight",
-]

@@ -14,9 +14,9 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from ensemble_view.chain import Chain
+from ensemble_view.core.chain import Chain
+from ensemble_view.core.parts import Part, identity
 from ensemble_view.errors import MeasurementError
-from ensemble_view.parts import Part, identity
 
 __all__ = ["with_batch_statistics"]
 
@@ -40,7 +40,7 @@ def with_batch_statistics(chain: Chain) -> Chain:
 
     Example:
         >>> from ensemble_view import unravel
-        >>> from ensemble_view.models import build
+        >>> from ensemble_view.nets.models.building import build
         >>> images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> model = build("resnet8,width=4")
         >>> found = with_batch_statistics(unravel(model, images))(images)

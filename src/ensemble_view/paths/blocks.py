@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble_view.chain import Chain, arguments_of
+from ensemble_view.core.chain import Chain, arguments_of
 from ensemble_view.paths.trace import Trace, TracedBlock
 
 __all__ = ["MEASURES", "block_measures", "early_outputs", "last_stage"]

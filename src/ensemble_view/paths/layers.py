@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import fx
 
-from ensemble_view.chain import Block, Chain, Part, identity
+from ensemble_view.core.chain import Block, Chain
+from ensemble_view.core.parts import Part, identity
 
 __all__ = ["chain_layers"]
 

@@ -13,19 +13,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ensemble_view.chain import Block, Chain, Context, arguments_of
+from ensemble_view.core.chain import Block, Chain, arguments_of
+from ensemble_view.core.parts import Context
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.losses import Loss, cross_entropy
 
-__all__ = [
-    "Loss",
-    "Passage",
-    "Trace",
-    "TracedBlock",
-    "cross_entropy",
-    "refuse_random_blocks",
-    "trace",
-]
+__all__ = ["Passage", "Trace", "TracedBlock", "refuse_random_blocks", "trace"]
 
 Cotangents: TypeAlias = list[Tensor]
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics import NormalisedDrop
 from ensemble_view.statistics.crossed import crossed_mean
+from ensemble_view.statistics.paired import NormalisedDrop
 from ensemble_view.statistics.ratios import ratio_mean
 
 __all__ = ["crossed_ratio"]

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy.special import chdtrc, chdtri
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics import holm
 from ensemble_view.statistics.contrasts import contrast_accepted, contrast_score, last_accepted
+from ensemble_view.statistics.paired import holm
 from ensemble_view.statistics.student import check_level, student_interval
 
 __all__ = ["PairInteractions", "pair_interactions"]

@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics import Interval, NormalisedDrop, PairedCounts
+from ensemble_view.statistics.paired import Interval, NormalisedDrop, PairedCounts
 from ensemble_view.statistics.paired_ratio import PairedRatio
 from ensemble_view.statistics.student import check_level
 

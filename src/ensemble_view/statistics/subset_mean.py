@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics import NormalisedDrop
 from ensemble_view.statistics.contrasts import last_accepted
+from ensemble_view.statistics.paired import NormalisedDrop
 from ensemble_view.statistics.range_limits import bounded_limits, unseen
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.statistics.student import student_interval

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from ensemble_view.models import Architecture
+from ensemble_view.nets.models.architecture import Architecture
 from ensemble_view.training.recipe import Recipe, TrainingError
 
 __all__ = ["PRESETS", "preset"]

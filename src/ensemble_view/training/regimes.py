@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from ensemble_view.models import Architecture, SkippableBlock
+from ensemble_view.nets.models.architecture import Architecture
+from ensemble_view.nets.models.blocks import SkippableBlock
 
 __all__ = [
     "EffectivePaths",

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ensemble_view.errors import CheckpointError
+from ensemble_view.nets.weights_file import replace_file
 from ensemble_view.training.recipe import TrainingError
-from ensemble_view.weights_file import replace_file
 
 __all__ = ["TrainingState", "kept_path", "read_state", "resume_path", "write_state"]
 

@@ -1,0 +1,1 @@
+"""Data sets, batches and what is known of them."""

@@ -1,0 +1,6 @@
+"""Nets that are changed for good or for a while: hooks on the unmodified model, nets of what is left.
+
+``hooks`` edit the model for the length of a ``with``, one forward pass per plan, and are what the
+engine is held against; ``extraction`` makes a net of its own of what a plan leaves, ``shortening``
+takes blocks out of a known architecture, ``extracted_files`` writes and reads such nets.
+"""

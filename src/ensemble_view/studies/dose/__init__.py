@@ -1,0 +1,1 @@
+"""Scale branches step by step, with other changes beside each deletion."""

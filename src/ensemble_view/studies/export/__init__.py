@@ -1,0 +1,1 @@
+"""Save what a plan leaves of a net."""

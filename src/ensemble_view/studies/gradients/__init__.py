@@ -1,0 +1,1 @@
+"""Weigh paths by the gradient that they carry."""

@@ -1,0 +1,1 @@
+"""Delete each block, a set of blocks, or do what is asked, and measure what that costs."""

@@ -1,0 +1,1 @@
+"""Delete all pairs of blocks."""

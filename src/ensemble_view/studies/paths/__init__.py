@@ -1,0 +1,1 @@
+"""Count the paths through a net."""

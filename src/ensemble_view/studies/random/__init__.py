@@ -1,0 +1,1 @@
+"""Delete k random blocks, for each k."""

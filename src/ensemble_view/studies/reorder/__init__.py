@@ -1,0 +1,1 @@
+"""Run the blocks in another order."""

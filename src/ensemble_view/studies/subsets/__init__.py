@@ -1,0 +1,1 @@
+"""Run every subnetwork of some blocks."""
