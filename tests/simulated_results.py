@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ensemble_view.studies.lesion.result import LesionResult
-from ensemble_view.study.records import Cost, Lesion, NotDeletable, Outcomes, Provenance
+from ensemble_view.study.lesions import Lesion, NotDeletable
+from ensemble_view.study.outcomes import Outcomes
+from ensemble_view.study.provenance import Cost, Provenance
 
 CLASSES = 10
 

@@ -24,10 +24,10 @@ from ensemble_view.nets.models.building import build
 from ensemble_view.printable import printable, printable_name
 from ensemble_view.studies.inspect.inspection import inspect
 from ensemble_view.studies.lesion.result import LesionResult
-from ensemble_view.studies.lesion.words import html_table
 from ensemble_view.study.files import write_table
+from ensemble_view.study.lesions import Lesion, NotDeletable
 from ensemble_view.study.recorded import by_command, command_text, made, shorter
-from ensemble_view.study.records import Lesion, NotDeletable
+from ensemble_view.study.words import html_table
 from simulated_results import simulated_result
 
 ODD = "a\x1b[31mred\x07\x9b2J\u202egnp\u2066\u200b\x7f\r\ud800"

@@ -15,11 +15,12 @@ from matplotlib.collections import LineCollection
 from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.studies.lesion.base import LesionStudyResult
-from ensemble_view.studies.lesion.language import LanguageOutcomes, LanguageResult
-from ensemble_view.studies.lesion.own import MeasuredOutcomes, MeasuredResult
+from ensemble_view.studies.lesion.language import LanguageResult
+from ensemble_view.studies.lesion.own import MeasuredResult
 from ensemble_view.studies.lesion.result import LesionResult
 from ensemble_view.studies.lesion.sizes import SIZES
 from ensemble_view.study.files import ResultError
+from ensemble_view.study.outcomes import LanguageOutcomes, MeasuredOutcomes
 from simulated_results import simulated_result
 
 BLOCKS, SEQUENCES = 12, 60

@@ -24,7 +24,7 @@ from ensemble_view.statistics.paired import accuracy_interval
 from ensemble_view.studies.control.study import lesion_control
 from ensemble_view.studies.lesion.result import LesionResult
 from ensemble_view.study.near_chance import near_chance
-from ensemble_view.study.records import Outcomes
+from ensemble_view.study.outcomes import Outcomes
 from ensemble_view.study.subject import examine
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -24,7 +24,8 @@ from ensemble_view import (
     Scale,
     Swap,
 )
-from ensemble_view.core.plan import Action, Node, Outline, Plan, Slot, Step, Trie, bind
+from ensemble_view.core.plan import Action, Outline, Plan, Slot, Step, bind
+from ensemble_view.core.trie import Node, Trie
 from ensemble_view.errors import InterventionError
 
 SMALL, LARGE = (4, 8, 8), (8, 4, 4)

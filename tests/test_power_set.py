@@ -24,8 +24,8 @@ from ensemble_view.errors import InterventionError, MeasurementError
 from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.studies.subsets.figure import power_set_figure
-from ensemble_view.studies.subsets.result import SubsetValues
 from ensemble_view.studies.subsets.study import keep_probabilities, prepare_power_set
+from ensemble_view.study.subset_values import SubsetValues
 from language_nets import own_net, sequences, sums_by_hand
 from layers import wake
 from state import unchanged

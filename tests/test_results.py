@@ -21,7 +21,8 @@ from ensemble_view.studies.lesion import result as results_module
 from ensemble_view.studies.lesion.result import LesionResult
 from ensemble_view.studies.lesion.words import text_table
 from ensemble_view.study.files import ResultError, plain
-from ensemble_view.study.records import NotDeletable, Outcomes
+from ensemble_view.study.lesions import NotDeletable
+from ensemble_view.study.outcomes import Outcomes
 from simulated_results import simulated_result
 
 ISSUE_COLUMNS = {

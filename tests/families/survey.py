@@ -61,7 +61,8 @@ from ensemble_view import (
 )
 from ensemble_view.core.chain import Block
 from ensemble_view.core.interventions.base import Intervention
-from ensemble_view.core.plan import Action, Trie, bind
+from ensemble_view.core.plan import Action, bind
+from ensemble_view.core.trie import Trie
 from ensemble_view.discovery.unravelling import unravel_arguments
 from ensemble_view.edits.hooks import edited_by_plan
 from ensemble_view.errors import InterventionError

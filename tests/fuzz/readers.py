@@ -38,7 +38,7 @@ from ensemble_view.studies.gradients.result import (
 from ensemble_view.studies.lesion.result import LesionResult
 from ensemble_view.studies.paths.result import PathCounts
 from ensemble_view.study.counts import read_counts
-from ensemble_view.study.records import Provenance
+from ensemble_view.study.provenance import Provenance
 from simulated_results import simulated_result
 
 

@@ -22,7 +22,8 @@ from ensemble_view.core.engine import Engine
 from ensemble_view.core.fusion import FusedChain, fuse
 from ensemble_view.core.interventions.base import Compose
 from ensemble_view.core.interventions.branches import Delete
-from ensemble_view.core.plan import Action, Plan, Trie, bind
+from ensemble_view.core.plan import Action, Plan, bind
+from ensemble_view.core.trie import Trie
 from ensemble_view.edits.hooks import edited_by_plan
 from ensemble_view.errors import MeasurementError
 

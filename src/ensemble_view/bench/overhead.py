@@ -24,7 +24,8 @@ from ensemble_view.core.engine import Engine
 from ensemble_view.core.interventions.base import Compose, Intervention
 from ensemble_view.core.interventions.branches import Delete
 from ensemble_view.core.parts import Context
-from ensemble_view.core.plan import Action, Plan, Step, Trie, bind
+from ensemble_view.core.plan import Action, Plan, Step, bind
+from ensemble_view.core.trie import Trie
 from ensemble_view.discovery.capture import Arguments, Example, as_arguments
 from ensemble_view.discovery.evaluation import evaluating
 from ensemble_view.discovery.provenance import Provenance

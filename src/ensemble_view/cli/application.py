@@ -59,10 +59,10 @@ from ensemble_view.studies.inspect.cache import cached_inspection
 from ensemble_view.studies.inspect.inspection import Inspection
 from ensemble_view.studies.inspect.inspection import inspect as run_inspect
 from ensemble_view.studies.lesion.study import prepare_lesions
-from ensemble_view.studies.lesion.words import wrapped
 from ensemble_view.study.experiment import Options
 from ensemble_view.study.folders import prepare
 from ensemble_view.study.subject import examine, setting_of
+from ensemble_view.study.words import wrapped
 
 __all__ = ["app", "main"]
 

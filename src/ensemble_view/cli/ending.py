@@ -14,9 +14,9 @@ import typer
 from ensemble_view.cli.progress import progress_bar
 from ensemble_view.cli.saying import OutputError, say
 from ensemble_view.cli.stopping import unstopped
-from ensemble_view.studies.lesion.words import wrapped
 from ensemble_view.study.files import ResultError, ResultWarning
 from ensemble_view.study.result import StudyResult
+from ensemble_view.study.words import wrapped
 
 __all__ = ["Study", "end", "finish", "show"]
 

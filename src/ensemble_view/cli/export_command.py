@@ -15,8 +15,8 @@ from ensemble_view.cli.saying import say
 from ensemble_view.nets.weights_file import check_destination
 from ensemble_view.studies.export.exporting import export as run_export
 from ensemble_view.studies.export.exporting import needs_data
-from ensemble_view.studies.lesion.words import wrapped
 from ensemble_view.study.subject import setting_of
+from ensemble_view.study.words import wrapped
 
 __all__ = ["export"]
 

@@ -3,8 +3,8 @@
 The plans are sorted into a trie (:mod:`ensemble_view.core.plan`) and walked depth-first, batches
 outermost; one activation is kept for each node that has children still to be visited. The blocks
 are those of the fused chain (:mod:`ensemble_view.core.fusion`). Results equal the slow reference
-(:mod:`ensemble_view.edits.hooks`) up to rounding. What is measured of each output is a value given to
-the engine (:mod:`ensemble_view.measures.measure`).
+(:mod:`ensemble_view.edits.hooks`) up to rounding. What is measured of each output is a value given
+to the engine (:mod:`ensemble_view.measures.measure`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from ensemble_view.core.alteration import alter
 from ensemble_view.core.chain import Chain, arguments_of
 from ensemble_view.core.fusion import FusedChain, fuse, fuse_part
 from ensemble_view.core.parts import Context
-from ensemble_view.core.plan import Action, Cost, Node, Plan, Step, Trie
+from ensemble_view.core.plan import Action, Plan, Step
+from ensemble_view.core.trie import Cost, Node, Trie
 from ensemble_view.errors import MeasurementError
 from ensemble_view.measures.classification import Classification
 from ensemble_view.measures.measure import Measure

@@ -10,17 +10,30 @@ from typing import Any
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FuncFormatter
+from matplotlib.ticker import FixedFormatter, FuncFormatter, MaxNLocator
 
-__all__ = ["COLUMN_WIDTH", "FULL_WIDTH", "GREY", "legend", "paper_style", "save_figure"]
+__all__ = [
+    "COLUMN_WIDTH",
+    "FULL_WIDTH",
+    "GREY",
+    "PANEL_HEIGHT",
+    "legend",
+    "paper_style",
+    "save_figure",
+    "side_by_side",
+]
 
 COLUMN_WIDTH = 3.3
 """Width in inches of one column of a two-column page."""
 
 FULL_WIDTH = 6.9
 """Width in inches of a whole page."""
+
+PANEL_HEIGHT = 2.6
+"""Height in inches of panels side by side."""
 
 GREY = "0.45"
 """Of what is not the measurement itself: chance, ticks, bands."""
@@ -74,6 +87,27 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> None:
         frameon=False, handlelength=1.6, columnspacing=1.2, handletextpad=0.5,
         borderaxespad=0.1, labelspacing=0.3,
     )  # fmt: skip
+
+
+def side_by_side(figure: Figure, number: int = 2) -> list[Axes]:
+    """Divide a figure into panels whose horizontal axis counts.
+
+    Args:
+        figure: Without axes yet.
+        number: Of panels.
+
+    Returns:
+        The axes from left to right.
+
+    Example:
+        >>> len(side_by_side(Figure()))
+        2
+    """
+    every = list(figure.subplots(1, number))
+    for axes in every:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
+    return every
 
 
 def _without_mathematics(figure: Figure) -> None:

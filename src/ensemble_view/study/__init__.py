@@ -1,1 +1,1 @@
-"""What every study is made of: options, a subject, an experiment, a run, and a result with its files."""
+"""What every study is made of: a subject, an experiment, a run, and a result with its files."""

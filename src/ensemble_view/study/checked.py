@@ -27,7 +27,7 @@ def check_types(value: Any) -> None:
         TypeError: If a field is of another type than its class states.
 
     Example:
-        >>> from ensemble_view.study.records import Cost
+        >>> from ensemble_view.study.provenance import Cost
         >>> check_types(Cost(3, 4, "many"))
         Traceback (most recent call last):
         ...

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
+import torch
 from torch import Tensor, nn
 
 from ensemble_view.core.alteration import branch_means
@@ -26,20 +27,28 @@ from ensemble_view.discovery.granularity import Granularity
 from ensemble_view.errors import MeasurementError, warn
 from ensemble_view.measures.classification import Classification
 from ensemble_view.measures.language import Language
+from ensemble_view.measures.logits import ClassificationWithLogits
 from ensemble_view.measures.measure import Measure
 from ensemble_view.measures.own import OwnMeasure
 from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.seeds import check_seed
-from ensemble_view.studies.lesion.language import LanguageOutcomes
-from ensemble_view.studies.lesion.own import MeasuredOutcomes
 from ensemble_view.study.batch_size import Calibration, calibrate, duration
 from ensemble_view.study.near_chance import near_chance
+from ensemble_view.study.outcomes import ExampleArrays, LanguageOutcomes, MeasuredOutcomes, Outcomes
 from ensemble_view.study.portions import Measured, measure_portions
-from ensemble_view.study.records import WARNING, Cost, ExampleArrays, Outcomes
+from ensemble_view.study.provenance import WARNING, Cost
 from ensemble_view.study.run import Run
 from ensemble_view.study.subject import Subject, examine
 
-__all__ = ["Experiment", "Options", "OwnFunction", "experiment", "measure_of", "subject_of"]
+__all__ = [
+    "Experiment",
+    "Options",
+    "OwnFunction",
+    "experiment",
+    "measure_of",
+    "measure_with_logits",
+    "subject_of",
+]
 
 OwnFunction = Callable[[Tensor, Any], Any]
 """From a net's outputs and the targets of a batch to one number per example."""
@@ -325,3 +334,23 @@ def _calibrate(
     most = max(1, _MOST_NUMBERS.get(engine.device.type, 2**27) // (held * output[0].numel()))
     sizes = _SEQUENCES if isinstance(data, TextData) else None
     return calibrate(engine, sample, sizes=sizes, most=min(len(data), most))
+
+
+def measure_with_logits(subject: Subject, options: Options) -> Measure:
+    """Say what is measured, of a classifier with its logits.
+
+    Args:
+        subject: Chains and data.
+        options: Of the study.
+
+    Returns:
+        The measure.
+    """
+    measure = measure_of(options.get("measure"), subject)
+    if not isinstance(measure, Classification):
+        return measure
+    args, kwargs = as_arguments(subject.sample[0])
+    with torch.inference_mode():
+        output = subject.chain(*args, **kwargs)
+    classes = output.shape[1] if output.ndim == 2 else 0
+    return ClassificationWithLogits(classes, output.dtype == torch.float64)

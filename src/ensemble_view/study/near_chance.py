@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ensemble_view.statistics.paired import accuracy_interval
-from ensemble_view.study.records import Outcomes
+from ensemble_view.study.outcomes import Outcomes
 
 __all__ = ["near_chance"]
 

@@ -14,10 +14,10 @@ import pandas as pd
 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.printable import printable
-from ensemble_view.studies.lesion.words import html_table, wrapped
 from ensemble_view.study import files, folders
 from ensemble_view.study.checked import check_types
 from ensemble_view.study.files import ResultError, ResultWarning
+from ensemble_view.study.words import html_table, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

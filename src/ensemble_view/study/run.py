@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.studies.lesion.language import LanguageOutcomes
-from ensemble_view.studies.lesion.own import MeasuredOutcomes
 from ensemble_view.study import files
-from ensemble_view.study.records import Cost, ExampleArrays, Outcomes, Provenance
+from ensemble_view.study.outcomes import ExampleArrays, LanguageOutcomes, MeasuredOutcomes, Outcomes
+from ensemble_view.study.provenance import Cost, Provenance
 
 __all__ = ["Run", "Scores"]
 

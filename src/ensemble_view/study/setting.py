@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ensemble_view.study.records import WARNING
+from ensemble_view.study.provenance import WARNING
 
 __all__ = ["setting_lines"]
 

@@ -26,8 +26,8 @@ from ensemble_view.errors import DataError, DiscoveryError, warn
 from ensemble_view.nets.checkpoints import Checkpoint, weights_hash
 from ensemble_view.study.holding import check_batches, fitted, held_classes, output_note
 from ensemble_view.study.normalising import normalisation_warning, normalised_for
+from ensemble_view.study.provenance import Provenance
 from ensemble_view.study.recorded import made, shorter
-from ensemble_view.study.records import Provenance
 from ensemble_view.study.setting import setting_lines
 from ensemble_view.study.variants import check_variants
 
@@ -154,7 +154,8 @@ def text_for(
 
     Args:
         model: Its configuration, if it has one, says how many positions and tokens it knows.
-        source: As for :func:`~ensemble_view.data.text_sources.open_text`, or text that is open already.
+        source: As for :func:`~ensemble_view.data.text_sources.open_text`, or text that is open
+        already.
         tokenizer: Likewise; None takes bytes, for a model of 256 tokens.
         length: The most tokens of a sequence; by default 512, or as many as the model takes.
         split: Which part, where a saved data set has parts.
@@ -255,8 +256,8 @@ def examine(
         model: A module, a chain, or a checkpoint.
         data: A name or path for :func:`~ensemble_view.data.opening.open_data`, or anything that
             :func:`~ensemble_view.data.opening.as_data` takes; text for
-            :func:`~ensemble_view.data.text_sources.open_text`. Raw images are normalised as the checkpoint
-            says, unless they were opened with a normalisation.
+            :func:`~ensemble_view.data.text_sources.open_text`. Raw images are normalised as the
+            checkpoint says, unless they were opened with a normalisation.
         plain: Take a net without shortcuts apart into its conv-norm-activation units.
         granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
         limit: At most so many examples, class-balanced.

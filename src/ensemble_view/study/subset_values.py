@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ensemble_view.errors import MeasurementError
+from ensemble_view.statistics.spectrum import (
+    dividends,
+    fourier,
+    order_energies,
+)
+
+if TYPE_CHECKING:
+    pass
+
+from collections.abc import Callable, Sequence
+from dataclasses import field
+
 from scipy.special import softmax
 
 from ensemble_view.measures.language import Language
@@ -16,15 +30,11 @@ from ensemble_view.measures.measure import Measure
 from ensemble_view.measures.own import OwnMeasure
 from ensemble_view.statistics.spectrum import (
     banzhaf_values,
-    dividends,
-    fourier,
     mean_by_size,
-    order_energies,
     shapley_values,
 )
-from ensemble_view.studies.subsets.result import SubsetValues
 
-__all__ = ["Quantities", "SubsetReduction", "quantities_of"]
+__all__ = ["Quantities", "SubsetReduction", "SubsetValues", "quantities_of"]
 
 Floats = npt.NDArray[np.float64]
 Outcomes = Mapping[str, npt.NDArray[Any]]
@@ -189,3 +199,63 @@ class SubsetReduction:
             dividend_energies=np.sum([each.dividend_energies for each in sums], axis=0),
             **transforms,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class SubsetValues:
+    """What is kept of f(kept blocks) on all 2^n subsets of n blocks.
+
+    Quantities have one number per subset and example; only what is linear in it is kept of each
+    example. Spectral quantities are vectors per subset and example, of which energies are kept.
+    A subset is a bit mask; bit i says that block i of those chosen is kept.
+
+    Attributes:
+        means: mean over examples (per token for text), shape ``[quantities, 2^n]``.
+        shapley: Shapley values of each example, shape ``[quantities, n, examples]``.
+        banzhaf: Banzhaf values of each example, same shape.
+        by_size: mean over the subsets of each size, shape ``[quantities, n + 1, examples]``.
+        energies: squared Fourier coefficients by order, summed over examples, shape
+            ``[spectral quantities, keep-probabilities, n + 1]``.
+        dividend_energies: squared Möbius dividends of each subset, summed over examples, shape
+            ``[spectral quantities, 2^n]``.
+        singles: energy of each block at order 1 on each example, shape
+            ``[spectral quantities, keep-probabilities, n, examples]``.
+    """
+
+    means: Floats
+    shapley: Floats
+    banzhaf: Floats
+    by_size: Floats
+    energies: Floats
+    dividend_energies: Floats
+    singles: Floats
+
+    def __post_init__(self) -> None:
+        quantities, subsets = self.means.shape
+        n, examples = self.blocks, self.shapley.shape[2]
+        spectral, keeps, _ = self.energies.shape
+        expected = {
+            "means": (quantities, 2**n),
+            "shapley": (quantities, n, examples),
+            "banzhaf": (quantities, n, examples),
+            "by_size": (quantities, n + 1, examples),
+            "energies": (spectral, keeps, n + 1),
+            "dividend_energies": (spectral, subsets),
+            "singles": (spectral, keeps, n, examples),
+        }
+        for name, shape in expected.items():
+            if self.arrays[name].shape != shape:
+                raise MeasurementError(
+                    f"The subsets' {name} have shape {self.arrays[name].shape}; expected {shape}; "
+                    "keep them of the same blocks and examples."
+                )
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks were kept or deleted, n."""
+        return int(self.shapley.shape[1])
+
+    @property
+    def arrays(self) -> dict[str, Floats]:
+        """All arrays by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -21,8 +21,8 @@ def build_torchvision(architecture: Architecture, classes: int | None) -> Adapte
 
     Args:
         architecture: Of the family torchvision. Beside torchvision's own options its residual nets
-            take those of :mod:`~ensemble_view.nets.adapters.resnet_changes`, and output_stride=16 or 8,
-            which is replace_stride_with_dilation in one word.
+            take those of :mod:`~ensemble_view.nets.adapters.resnet_changes`, and output_stride=16
+            or 8, which is replace_stride_with_dilation in one word.
         classes: Number of classes, unless an option says it.
 
     Returns:

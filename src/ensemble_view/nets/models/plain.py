@@ -74,7 +74,7 @@ class PlainNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew, as :func:`~ensemble_view.nets.models.initialisation.initialise`."""
+        """Draw all weights anew (:func:`~ensemble_view.nets.models.initialisation.initialise`)."""
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,9 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.studies.subsets.result import lesions_of, lesions_restored
 from ensemble_view.study import files
-from ensemble_view.study.records import Lesion
+from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
 

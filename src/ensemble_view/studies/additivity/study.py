@@ -21,14 +21,16 @@ from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.statistics.order_shares import order_shares, subsets_needed
 from ensemble_view.statistics.surrogates import fit_surrogate, held_out_r2
 from ensemble_view.studies.additivity.result import OrderShareRow, SurrogatesResult
-from ensemble_view.studies.lesion.language import LanguageOutcomes
-from ensemble_view.studies.lesion.study import describe
-from ensemble_view.studies.subsets.study import (
-    chosen_blocks,
-    keep_probabilities,
+from ensemble_view.studies.subsets.study import keep_probabilities
+from ensemble_view.study.experiment import (
+    Experiment,
+    Options,
+    experiment,
     measure_with_logits,
+    subject_of,
 )
-from ensemble_view.study.experiment import Experiment, Options, experiment, subject_of
+from ensemble_view.study.lesions import chosen_blocks, describe
+from ensemble_view.study.outcomes import LanguageOutcomes
 from ensemble_view.study.subset_values import quantities_of
 
 __all__ = ["SurrogateStudy", "prepare_surrogates", "surrogates"]

@@ -17,11 +17,11 @@ from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.paired import holm, mcnemar_test, paired_counts, tango_interval
 from ensemble_view.statistics.paired_ratio import paired_ratio
 from ensemble_view.statistics.ratios import ratio_mean
-from ensemble_view.studies.lesion.words import about, shortened
-from ensemble_view.studies.subsets.result import lesions_of, lesions_restored
-from ensemble_view.study.records import Lesion, Outcomes
+from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
+from ensemble_view.study.outcomes import Outcomes
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
+from ensemble_view.study.words import about, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,8 +54,8 @@ class ControlResult(StudyResult):
     Example:
         One block, three examples, and a measure of one's own.
 
-        >>> from ensemble_view.study.records import Cost, Provenance
-        >>> from ensemble_view.studies.lesion.own import MeasuredOutcomes
+        >>> from ensemble_view.study.provenance import Cost, Provenance
+        >>> from ensemble_view.study.outcomes import MeasuredOutcomes
         >>> provenance = Provenance({"name": "net"}, {"name": "three"}, {}, seed=0, command="",
         ...                         date="", device="cpu", threads=1, batch_size=3)
         >>> runs = [Run(MeasuredOutcomes(np.array([values]), np.array([0.9, 0.8, 0.7])),

@@ -19,13 +19,12 @@ from ensemble_view.measures.change import RelativeChange
 from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.studies.control.recalibration import LARGEST_BATCH, RecalibratedEngine, twin_of
 from ensemble_view.studies.control.result import ControlResult
-from ensemble_view.studies.lesion.study import describe
-from ensemble_view.studies.subsets.study import chosen_blocks
 from ensemble_view.study.batch_size import duration
 from ensemble_view.study.experiment import Experiment, Options, experiment, subject_of
+from ensemble_view.study.lesions import Lesion, chosen_blocks, describe
 from ensemble_view.study.path_subject import pieces, placed
 from ensemble_view.study.portions import measure_portions
-from ensemble_view.study.records import Cost, Lesion
+from ensemble_view.study.provenance import Cost
 from ensemble_view.study.run import Run
 from ensemble_view.study.subject import Subject, open_for
 from ensemble_view.study.untrained import untrained_net

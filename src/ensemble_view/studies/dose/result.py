@@ -62,8 +62,8 @@ class DoseResult(StudyResult):
     Example:
         One block, deleted and with noise instead, and a measure of one's own.
 
-        >>> from ensemble_view.studies.lesion.own import MeasuredOutcomes
-        >>> from ensemble_view.study.records import Cost, Provenance
+        >>> from ensemble_view.study.outcomes import MeasuredOutcomes
+        >>> from ensemble_view.study.provenance import Cost, Provenance
         >>> outcomes = MeasuredOutcomes(np.array([[0.5, 0.6, 0.4], [0.7, 0.7, 0.6]]),
         ...                             np.array([0.9, 0.9, 0.9]))
         >>> provenance = Provenance({"name": "net"}, {"name": "three"}, {}, seed=0, command="",

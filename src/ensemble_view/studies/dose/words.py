@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ensemble_view.studies.lesion.words import shortened
+from ensemble_view.study.words import shortened
 
 if TYPE_CHECKING:
     from ensemble_view.studies.dose.result import DoseResult

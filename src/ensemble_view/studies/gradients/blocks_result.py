@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
-from ensemble_view.studies.lesion.words import about
-from ensemble_view.study.records import Provenance
+from ensemble_view.study.provenance import Provenance
 from ensemble_view.study.result import StudyResult
+from ensemble_view.study.words import about
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,7 +159,7 @@ class GradientsByBlock(StudyResult):
         Returns:
             A matplotlib figure that belongs to no window.
         """
-        from ensemble_view.studies.gradients.figure import blocks_figure
+        from ensemble_view.studies.gradients.blocks_figure import blocks_figure
 
         return blocks_figure(self)
 

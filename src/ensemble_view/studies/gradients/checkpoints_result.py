@@ -36,8 +36,9 @@ class GradientsByCheckpoint(StudyResult):
         interrupted: whether it was stopped early; what is here was done by then.
 
     Example:
-        >>> from ensemble_view.studies.gradients.result import GradientCost, GradientSettings, LengthRow
-        >>> from ensemble_view.study.records import Provenance
+        >>> from ensemble_view.studies.gradients.result import GradientCost, GradientSettings
+        >>> from ensemble_view.studies.gradients.result import LengthRow
+        >>> from ensemble_view.study.provenance import Provenance
         >>> provenance = Provenance({"name": "net"}, {"name": "one"}, {}, seed=0, command="",
         ...                         date="", device="cpu", threads=1, batch_size=1)
         >>> settings = GradientSettings(("summed",), "block 0", "loss", 16, None, 0, "example")
@@ -132,7 +133,7 @@ class GradientsByCheckpoint(StudyResult):
         Returns:
             A matplotlib figure that belongs to no window.
         """
-        from ensemble_view.studies.gradients.figure import checkpoints_figure
+        from ensemble_view.studies.gradients.checkpoints_figure import checkpoints_figure
 
         return checkpoints_figure(self)
 

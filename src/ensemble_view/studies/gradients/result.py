@@ -14,7 +14,7 @@ import pandas as pd
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.lengths import PathLengths, smallest_interval
 from ensemble_view.studies.gradients import words as gradients_text
-from ensemble_view.study.records import Provenance
+from ensemble_view.study.provenance import Provenance
 from ensemble_view.study.result import StudyResult
 
 if TYPE_CHECKING:

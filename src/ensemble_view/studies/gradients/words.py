@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ensemble_view.studies.lesion.words import shortened_count
+from ensemble_view.study.words import shortened_count
 
 if TYPE_CHECKING:
     from ensemble_view.studies.gradients.result import GradientsByLength

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ensemble_view.core.chain import Block, Chain
 from ensemble_view.discovery.capture import Example, as_arguments
 from ensemble_view.printable import printable, printable_name
-from ensemble_view.studies.lesion.words import wrapped
 from ensemble_view.study.subject import Subject
+from ensemble_view.study.words import wrapped
 
 __all__ = ["Inspection", "inspect"]
 

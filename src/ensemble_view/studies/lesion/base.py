@@ -18,7 +18,9 @@ from ensemble_view.statistics.paired import holm
 from ensemble_view.statistics.simultaneous import adjusted_level
 from ensemble_view.studies.lesion import words as text
 from ensemble_view.study import files
-from ensemble_view.study.records import Cost, ExampleArrays, Lesion, NotDeletable, Provenance
+from ensemble_view.study.lesions import Lesion, NotDeletable
+from ensemble_view.study.outcomes import ExampleArrays
+from ensemble_view.study.provenance import Cost, Provenance
 from ensemble_view.study.result import StudyResult
 
 __all__ = ["LesionStudyResult"]

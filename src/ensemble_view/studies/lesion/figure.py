@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ensemble_view.studies.lesion.base import LesionStudyResult
     from ensemble_view.studies.lesion.result import LesionResult
-    from ensemble_view.study.records import Lesion
+    from ensemble_view.study.lesions import Lesion
 
 __all__ = ["comparison_figure", "lesion_figure", "measured_figure"]
 

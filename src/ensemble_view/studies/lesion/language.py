@@ -15,12 +15,12 @@ from ensemble_view.statistics.ratios import RatioMean, ratio_mean
 from ensemble_view.studies.lesion import words as text
 from ensemble_view.studies.lesion.base import LesionStudyResult
 from ensemble_view.studies.lesion.sizes import size_of
-from ensemble_view.study.records import ExampleArrays
+from ensemble_view.study.outcomes import LanguageOutcomes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LanguageBaseline", "LanguageOutcomes", "LanguageResult"]
+__all__ = ["LanguageBaseline", "LanguageResult"]
 
 _WORDING = text.Wording(
     value=("perplexity", "perplexity"),
@@ -33,35 +33,6 @@ _WORDING = text.Wording(
     better="lowers the loss",
     unit=" nats per token",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class LanguageOutcomes(ExampleArrays):
-    """Sums over the predicted tokens of every sequence, under every lesion.
-
-    Attributes:
-        correct: shape ``[lesions, sequences]``: next tokens that are the most probable one.
-        loss: shape ``[lesions, sequences]``: cross-entropy in nats.
-        agreement: shape ``[lesions, sequences]``: places where the most probable token is the full
-            net's.
-        divergence: shape ``[lesions, sequences]``: KL divergence from the full net's prediction to
-            the lesioned net's, in nats.
-        baseline_correct: shape ``[sequences]``: of the full net.
-        baseline_loss: shape ``[sequences]``: of the full net.
-        commonest: shape ``[sequences]``: how many of the tokens are the most frequent one of all.
-        tokens: shape ``[sequences]``, int64: how many tokens were predicted.
-    """
-
-    of_examples = ("baseline_correct", "baseline_loss", "commonest", "tokens")
-
-    correct: npt.NDArray[np.float64]
-    loss: npt.NDArray[np.float64]
-    agreement: npt.NDArray[np.float64]
-    divergence: npt.NDArray[np.float64]
-    baseline_correct: npt.NDArray[np.float64]
-    baseline_loss: npt.NDArray[np.float64]
-    commonest: npt.NDArray[np.int64]
-    tokens: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -110,13 +81,14 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
     of the latter; of the normalised drop and of ``error_ratio`` they are Fieller's
     (:func:`ensemble_view.statistics.paired_ratio.paired_ratio`). Simultaneous ones are the same at
     Bonferroni's level. ``size`` is the lesion's class by the next-token accuracy above chance
-    (:mod:`ensemble_view.studies.lesion.sizes`); loss and perplexity have no scale of their own on which a
-    change is small. ``p_value`` is of the hypothesis that the loss does not change.
+    (:mod:`ensemble_view.studies.lesion.sizes`); loss and perplexity have no scale of their own on
+    which a change is small. ``p_value`` is of the hypothesis that the loss does not change.
 
     Example:
         One block, two sequences of three tokens.
 
-        >>> from ensemble_view.study.records import Cost, Lesion, Provenance
+        >>> from ensemble_view.study.provenance import Cost, Provenance
+        >>> from ensemble_view.study.lesions import Lesion
         >>> sums = np.array([[1.0, 2.0]])
         >>> outcomes = LanguageOutcomes(sums, 3 * sums, sums, sums, sums[0] + 1, sums[0],
         ...                             np.array([1, 0]), np.array([3, 3]))

@@ -6,33 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.studies.lesion import words as text
 from ensemble_view.studies.lesion.base import LesionStudyResult
-from ensemble_view.study.records import ExampleArrays
+from ensemble_view.study.outcomes import MeasuredOutcomes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MeasuredBaseline", "MeasuredOutcomes", "MeasuredResult"]
-
-
-@dataclass(frozen=True, eq=False)
-class MeasuredOutcomes(ExampleArrays):
-    """The measure of every example under every lesion.
-
-    Attributes:
-        values: shape ``[lesions, examples]``.
-        baseline: shape ``[examples]``: of the full net.
-    """
-
-    of_examples = ("baseline",)
-
-    values: npt.NDArray[np.float64]
-    baseline: npt.NDArray[np.float64]
+__all__ = ["MeasuredBaseline", "MeasuredResult"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +51,8 @@ class MeasuredResult(LesionStudyResult[MeasuredOutcomes]):
     Example:
         One block, three examples.
 
-        >>> from ensemble_view.study.records import Cost, Lesion, Provenance
+        >>> from ensemble_view.study.provenance import Cost, Provenance
+        >>> from ensemble_view.study.lesions import Lesion
         >>> outcomes = MeasuredOutcomes(np.array([[0.5, 0.6, 0.4]]), np.array([0.9, 0.8, 0.7]))
         >>> provenance = Provenance({"name": "net"}, {"name": "three"}, {}, seed=0, command="",
         ...                         date="", device="cpu", threads=1, batch_size=3)

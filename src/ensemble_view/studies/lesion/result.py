@@ -20,12 +20,12 @@ from ensemble_view.statistics.simultaneous import drop_limits, error_ratio, shar
 from ensemble_view.studies.lesion import words as text
 from ensemble_view.studies.lesion.base import LesionStudyResult
 from ensemble_view.studies.lesion.sizes import size_of
-from ensemble_view.study.records import Baseline, Outcomes
+from ensemble_view.study.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LesionResult"]
+__all__ = ["Baseline", "LesionResult"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,3 +161,24 @@ class LesionResult(LesionStudyResult[Outcomes]):
         from ensemble_view.studies.lesion.figure import lesion_figure
 
         return lesion_figure(self)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The full net on the same examples.
+
+    Attributes:
+        accuracy: a proportion.
+        accuracy_low: lower limit of Wilson's interval.
+        accuracy_high: upper limit of Wilson's interval.
+        chance: accuracy of the best constant guess: the largest class's share of the labels.
+        loss: mean cross-entropy in nats.
+        n: number of examples.
+    """
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    chance: float
+    loss: float
+    n: int

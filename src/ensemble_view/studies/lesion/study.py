@@ -8,26 +8,27 @@ from typing import Any
 
 from torch import nn
 
-from ensemble_view.core.chain import Block, Chain
+from ensemble_view.core.chain import Chain
 from ensemble_view.core.engine import Progress
 from ensemble_view.core.interventions.arrangement import Arrangement
 from ensemble_view.core.interventions.base import Intervention
 from ensemble_view.core.interventions.branches import Delete
 from ensemble_view.core.interventions.parsing import parse_interventions
-from ensemble_view.core.interventions.text import BlockName, format_blocks, parse_blocks
+from ensemble_view.core.interventions.text import BlockName, parse_blocks
 from ensemble_view.core.plan import Action, Plan, bind
 from ensemble_view.discovery.granularity import Granularity
 from ensemble_view.errors import InterventionError
 from ensemble_view.measures.own import OwnMeasure
 from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.studies.lesion.base import LesionStudyResult
-from ensemble_view.studies.lesion.language import LanguageOutcomes, LanguageResult
+from ensemble_view.studies.lesion.language import LanguageResult
 from ensemble_view.studies.lesion.own import MeasuredResult
 from ensemble_view.studies.lesion.result import LesionResult
 from ensemble_view.study.experiment import Experiment, Options, OwnFunction, experiment, subject_of
-from ensemble_view.study.records import Lesion, NotDeletable
+from ensemble_view.study.lesions import Lesion, NotDeletable, describe
+from ensemble_view.study.outcomes import LanguageOutcomes
 
-__all__ = ["LesionStudy", "describe", "lesion", "prepare_lesions"]
+__all__ = ["LesionStudy", "lesion", "prepare_lesions"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,17 +116,17 @@ def lesion(
     The protocol of Veit, Wilber and Belongie (2016), section 4.1: the branch of a block is set to
     zero at inference, its shortcut stays, nothing is trained again. Everything is paired: the same
     examples before and after. On labelled examples the drop in accuracy has Tango's (1998) score
-    interval and McNemar's exact test (:class:`~ensemble_view.studies.lesion.result.LesionResult`). On text it is
-    next-token accuracy, loss, perplexity and KL per token, with t intervals over sequences
-    (:class:`~ensemble_view.studies.lesion.language.LanguageResult`); the model is taken apart anew for each padded
-    length. By a measure of one's own it is that measure's paired change
+    interval and McNemar's exact test (:class:`~ensemble_view.studies.lesion.result.LesionResult`).
+    On text it is next-token accuracy, loss, perplexity and KL per token, with t intervals over
+    sequences (:class:`~ensemble_view.studies.lesion.language.LanguageResult`); the model is taken
+    apart anew for each padded length. By a measure of one's own it is that measure's paired change
     (:class:`~ensemble_view.studies.lesion.own.MeasuredResult`).
 
     Args:
         model: A module, a chain, or a loaded checkpoint. It is left as it was.
         data: A name such as ``"digits"`` or a path, a DataLoader, a data set, or a pair (inputs,
-            labels) of tensors; text as for :func:`~ensemble_view.data.text_sources.open_text`. With a
-            measure of one's own, targets may be anything.
+            labels) of tensors; text as for :func:`~ensemble_view.data.text_sources.open_text`. With
+            a measure of one's own, targets may be anything.
         blocks: Delete this set together, instead of each block in turn: indices from 0, module
             paths, or text as on the command line (``"3,7-9"``).
         do: Measure this intervention instead, as a value or as text (``"delete 3; swap 7 8"``).
@@ -290,23 +291,3 @@ def _touched(plan: Plan) -> list[int]:
     moved = set(plan.moved)
     changed = {step.index for step in plan.blocks if step.action is not Action.KEEP}
     return sorted(moved | changed)
-
-
-def describe(blocks: Sequence[Block], label: str | None = None) -> Lesion:
-    """Describe what a lesion deletes.
-
-    Args:
-        blocks: The deleted blocks.
-        label: What was done, in words; by default the blocks' indices.
-
-    Returns:
-        The description.
-    """
-    kinds = {block.shortcut_kind for block in blocks}
-    return Lesion(
-        label=label or format_blocks([block.index for block in blocks]),
-        names=tuple(block.name for block in blocks),
-        blocks=tuple(block.index for block in blocks),
-        changes_shape=any(block.changes_shape for block in blocks),
-        shortcut_kind=kinds.pop() if len(kinds) == 1 else "mixed",
-    )

@@ -17,11 +17,11 @@ from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.interactions import PairInteractions, pair_interactions
 from ensemble_view.statistics.paired import paired_counts, tango_interval
 from ensemble_view.statistics.ratios import RatioMean, ratio_mean
-from ensemble_view.studies.lesion.words import about, shortened
-from ensemble_view.studies.subsets.result import lesions_of, lesions_restored
-from ensemble_view.study.records import Lesion, Outcomes
+from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
+from ensemble_view.study.outcomes import Outcomes
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
+from ensemble_view.study.words import about, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

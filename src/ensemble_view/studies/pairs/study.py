@@ -15,10 +15,9 @@ from ensemble_view.core.interventions.branches import Delete
 from ensemble_view.core.interventions.text import BlockName
 from ensemble_view.errors import InterventionError
 from ensemble_view.nets.checkpoints import Checkpoint
-from ensemble_view.studies.lesion.study import describe
 from ensemble_view.studies.pairs.result import PairsResult
-from ensemble_view.studies.subsets.study import chosen_blocks
 from ensemble_view.study.experiment import Experiment, Options, experiment, subject_of
+from ensemble_view.study.lesions import chosen_blocks, describe
 
 __all__ = ["PairsStudy", "pairs", "prepare_pairs"]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pandas as pd
 
 from ensemble_view.paths.lengths import PathLengths, surviving_share
-from ensemble_view.studies.lesion.words import shortened_count
 from ensemble_view.study.result import StudyResult
+from ensemble_view.study.words import shortened_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,7 +105,7 @@ class PathCounts(StudyResult):
         Returns:
             A matplotlib figure that belongs to no window.
         """
-        from ensemble_view.studies.gradients.figure import paths_figure
+        from ensemble_view.studies.paths.figure import paths_figure
 
         return paths_figure(self)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ensemble_view.statistics.subset_mean import CalibratedMean
-from ensemble_view.study.records import ExampleArrays
+from ensemble_view.study.outcomes import ExampleArrays
 
 __all__ = ["MARGIN", "AdditiveLaw", "AdditivePredictions", "law_row"]
 

@@ -57,8 +57,8 @@ class ManyResult(TrialsResult):
     Example:
         Both single deletions of two blocks, three examples, and a measure of one's own.
 
-        >>> from ensemble_view.study.records import Cost, Provenance
-        >>> from ensemble_view.studies.lesion.own import MeasuredOutcomes
+        >>> from ensemble_view.study.provenance import Cost, Provenance
+        >>> from ensemble_view.study.outcomes import MeasuredOutcomes
         >>> values = np.array([[0.5, 0.6, 0.4], [0.9, 0.7, 0.8]])
         >>> outcomes = MeasuredOutcomes(values, np.array([0.9, 0.8, 0.7]))
         >>> provenance = Provenance({"name": "net"}, {"name": "three"}, {}, seed=0, command="",
@@ -227,7 +227,7 @@ class ManyResult(TrialsResult):
         Returns:
             A matplotlib figure that belongs to no window.
         """
-        from ensemble_view.figures.trials import many_figure
+        from ensemble_view.studies.random.figure import many_figure
 
         return many_figure(self)
 

@@ -12,7 +12,7 @@ from torch import nn
 from ensemble_view.core.chain import Chain
 from ensemble_view.core.engine import Progress
 from ensemble_view.core.interventions.branches import Delete
-from ensemble_view.core.plan import Trie
+from ensemble_view.core.trie import Trie
 from ensemble_view.errors import InterventionError
 from ensemble_view.measures.logits import ClassificationWithLogits
 from ensemble_view.nets.checkpoints import Checkpoint
@@ -20,10 +20,15 @@ from ensemble_view.statistics.subsets import Subsets
 from ensemble_view.studies.random.law import AdditivePredictions
 from ensemble_view.studies.random.reduction import AdditiveReduction, reason_for_no_law
 from ensemble_view.studies.random.result import ManyResult
-from ensemble_view.studies.subsets.study import measure_with_logits
 from ensemble_view.study.counts import Counts, read_counts
 from ensemble_view.study.draws import stages_of
-from ensemble_view.study.experiment import Experiment, Options, experiment, subject_of
+from ensemble_view.study.experiment import (
+    Experiment,
+    Options,
+    experiment,
+    measure_with_logits,
+    subject_of,
+)
 
 __all__ = ["ManyStudy", "check_trials", "many", "prepare_many"]
 

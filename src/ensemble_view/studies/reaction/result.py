@@ -17,7 +17,8 @@ from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.studies.reaction import words as reaction_text
 from ensemble_view.study import files
-from ensemble_view.study.records import Cost, ExampleArrays, Provenance
+from ensemble_view.study.outcomes import ExampleArrays
+from ensemble_view.study.provenance import Cost, Provenance
 from ensemble_view.study.result import StudyResult
 
 if TYPE_CHECKING:

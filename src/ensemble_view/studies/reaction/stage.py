@@ -188,7 +188,8 @@ def reactions(
     The donor is the same with a change that is not the block's own: the branch of another example
     of the batch is taken away from the block's sum, scaled so that the change D'' of its output has
     the norm of D_i, and the reaction is ``⟨h - h'', D''⟩ / ‖D''‖²``. See
-    :func:`ensemble_view.studies.reaction.donors.donated` for how donors are drawn; each block draws anew.
+    :func:`ensemble_view.studies.reaction.donors.donated` for how donors are drawn; each block draws
+    anew.
 
     Args:
         chain: Any chain.

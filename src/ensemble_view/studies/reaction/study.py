@@ -29,7 +29,7 @@ from ensemble_view.studies.reaction.result import (
 )
 from ensemble_view.studies.reaction.stage import Stage, reactions, stages_of
 from ensemble_view.study.batch_size import duration
-from ensemble_view.study.records import Cost
+from ensemble_view.study.provenance import Cost
 from ensemble_view.study.subject import Subject, examine
 from ensemble_view.study.untrained import untrained_net
 

@@ -45,8 +45,8 @@ class ReorderResult(TrialsResult):
     Example:
         The two blocks of a net, swapped; three examples, and a measure of one's own.
 
-        >>> from ensemble_view.study.records import Cost, Provenance
-        >>> from ensemble_view.studies.lesion.own import MeasuredOutcomes
+        >>> from ensemble_view.study.provenance import Cost, Provenance
+        >>> from ensemble_view.study.outcomes import MeasuredOutcomes
         >>> outcomes = MeasuredOutcomes(np.array([[0.5, 0.6, 0.4]]), np.array([0.9, 0.8, 0.7]))
         >>> provenance = Provenance({"name": "net"}, {"name": "three"}, {}, seed=0, command="",
         ...                         date="", device="cpu", threads=1, batch_size=3)
@@ -164,7 +164,7 @@ class ReorderResult(TrialsResult):
         Returns:
             A matplotlib figure that belongs to no window.
         """
-        from ensemble_view.figures.trials import reorder_figure
+        from ensemble_view.studies.reorder.figure import reorder_figure
 
         return reorder_figure(self)
 

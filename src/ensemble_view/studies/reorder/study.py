@@ -17,13 +17,13 @@ from ensemble_view.core.interventions.text import format_blocks
 from ensemble_view.errors import InterventionError
 from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.studies.lesion.base import LesionStudyResult
-from ensemble_view.studies.lesion.study import LesionStudy, describe
+from ensemble_view.studies.lesion.study import LesionStudy
 from ensemble_view.studies.random.study import check_trials
 from ensemble_view.studies.reorder.result import ReorderResult
 from ensemble_view.study.counts import Counts, read_counts
 from ensemble_view.study.draws import draw_swaps, exchanges, swapped
 from ensemble_view.study.experiment import Experiment, Options, experiment, subject_of
-from ensemble_view.study.records import Lesion
+from ensemble_view.study.lesions import Lesion, describe
 
 __all__ = ["ReorderStudy", "prepare_reorder", "reorder"]
 

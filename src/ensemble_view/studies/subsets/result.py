@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,79 +23,20 @@ from ensemble_view.statistics.spectrum import (
     subset_sizes,
     variance_shares,
 )
-from ensemble_view.studies.lesion.language import LanguageOutcomes
 from ensemble_view.studies.subsets.words import summary, text_table
 from ensemble_view.study import files
-from ensemble_view.study.records import Lesion
+from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
+from ensemble_view.study.outcomes import LanguageOutcomes
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
+from ensemble_view.study.subset_values import SubsetValues
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["PowerSetResult", "SubsetValues", "lesions_of", "lesions_restored"]
+__all__ = ["PowerSetResult"]
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class SubsetValues:
-    """What is kept of f(kept blocks) on all 2^n subsets of n blocks.
-
-    Quantities have one number per subset and example; only what is linear in it is kept of each
-    example. Spectral quantities are vectors per subset and example, of which energies are kept.
-    A subset is a bit mask; bit i says that block i of those chosen is kept.
-
-    Attributes:
-        means: mean over examples (per token for text), shape ``[quantities, 2^n]``.
-        shapley: Shapley values of each example, shape ``[quantities, n, examples]``.
-        banzhaf: Banzhaf values of each example, same shape.
-        by_size: mean over the subsets of each size, shape ``[quantities, n + 1, examples]``.
-        energies: squared Fourier coefficients by order, summed over examples, shape
-            ``[spectral quantities, keep-probabilities, n + 1]``.
-        dividend_energies: squared Möbius dividends of each subset, summed over examples, shape
-            ``[spectral quantities, 2^n]``.
-        singles: energy of each block at order 1 on each example, shape
-            ``[spectral quantities, keep-probabilities, n, examples]``.
-    """
-
-    means: Floats
-    shapley: Floats
-    banzhaf: Floats
-    by_size: Floats
-    energies: Floats
-    dividend_energies: Floats
-    singles: Floats
-
-    def __post_init__(self) -> None:
-        quantities, subsets = self.means.shape
-        n, examples = self.blocks, self.shapley.shape[2]
-        spectral, keeps, _ = self.energies.shape
-        expected = {
-            "means": (quantities, 2**n),
-            "shapley": (quantities, n, examples),
-            "banzhaf": (quantities, n, examples),
-            "by_size": (quantities, n + 1, examples),
-            "energies": (spectral, keeps, n + 1),
-            "dividend_energies": (spectral, subsets),
-            "singles": (spectral, keeps, n, examples),
-        }
-        for name, shape in expected.items():
-            if self.arrays[name].shape != shape:
-                raise MeasurementError(
-                    f"The subsets' {name} have shape {self.arrays[name].shape}; expected {shape}; "
-                    "keep them of the same blocks and examples."
-                )
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks were kept or deleted, n."""
-        return int(self.shapley.shape[1])
-
-    @property
-    def arrays(self) -> dict[str, Floats]:
-        """All arrays by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -396,30 +337,3 @@ class PowerSetResult(StudyResult):
             run=Run.restored(content, folder),
             block_count=content["block_count"],
         )
-
-
-def lesions_of(blocks: tuple[Lesion, ...]) -> list[dict[str, Any]]:
-    """Write blocks for a record.
-
-    Args:
-        blocks: what was deleted or kept.
-
-    Returns:
-        One dictionary each.
-    """
-    return [asdict(block) for block in blocks]
-
-
-def lesions_restored(rows: list[dict[str, Any]]) -> tuple[Lesion, ...]:
-    """Read back what :func:`lesions_of` wrote.
-
-    Args:
-        rows: of the record.
-
-    Returns:
-        The blocks.
-    """
-    return tuple(
-        Lesion(**{**row, "names": tuple(row["names"]), "blocks": tuple(row["blocks"])})
-        for row in rows
-    )

@@ -6,37 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-import torch
 from torch import nn
 
 from ensemble_view.core.chain import Block, Chain
 from ensemble_view.core.engine import Progress
-from ensemble_view.core.interventions.arrangement import Arrangement
 from ensemble_view.core.interventions.base import Compose, Intervention
 from ensemble_view.core.interventions.branches import Delete
-from ensemble_view.core.interventions.text import BlockName, format_blocks, parse_blocks
-from ensemble_view.discovery.capture import as_arguments
+from ensemble_view.core.interventions.text import BlockName, format_blocks
 from ensemble_view.errors import InterventionError
-from ensemble_view.measures.classification import Classification
 from ensemble_view.measures.logits import ClassificationWithLogits
-from ensemble_view.measures.measure import Measure
 from ensemble_view.nets.checkpoints import Checkpoint
-from ensemble_view.studies.lesion.language import LanguageOutcomes
-from ensemble_view.studies.lesion.study import describe
 from ensemble_view.studies.subsets.result import PowerSetResult
-from ensemble_view.study.experiment import Experiment, Options, experiment, measure_of, subject_of
-from ensemble_view.study.subject import Subject
+from ensemble_view.study.experiment import (
+    Experiment,
+    Options,
+    experiment,
+    measure_with_logits,
+    subject_of,
+)
+from ensemble_view.study.lesions import chosen_blocks, describe
+from ensemble_view.study.outcomes import LanguageOutcomes
 from ensemble_view.study.subset_values import SubsetReduction, quantities_of
 
-__all__ = [
-    "MOST_BLOCKS",
-    "PowerSetStudy",
-    "chosen_blocks",
-    "keep_probabilities",
-    "measure_with_logits",
-    "power_set",
-    "prepare_power_set",
-]
+__all__ = ["MOST_BLOCKS", "PowerSetStudy", "keep_probabilities", "power_set", "prepare_power_set"]
 
 MOST_BLOCKS = 16
 """2^16 subnetworks are the most that are run."""
@@ -188,39 +180,6 @@ def prepare_power_set(
     return PowerSetStudy(experiment(subject, subsets, options, measure=measure, held=held), blocks)
 
 
-def chosen_blocks(chain: Chain, only: str | Sequence[BlockName] | None) -> tuple[Block, ...]:
-    """Find the blocks that a study keeps or deletes.
-
-    Args:
-        chain: Whose blocks.
-        only: Indices or module paths, or text; None means all that can be deleted.
-
-    Returns:
-        The blocks in order, at least one.
-
-    Raises:
-        InterventionError: If there is none, or one cannot be deleted.
-    """
-    if only is None:
-        found = tuple(block for block in chain if block.deletable)
-    else:
-        names = parse_blocks(only, len(chain)) if isinstance(only, str) else tuple(only)
-        outline = chain.outline
-        indices = Arrangement.of([slot.name for slot in outline.slots]).find_all(names)
-        found = tuple(chain.blocks[index] for index in indices)
-    fixed = [block for block in found if not block.deletable]
-    if fixed:
-        raise InterventionError(
-            f"Block {fixed[0].index} ({fixed[0].name}) has no shortcut and changes the shape, so "
-            "it cannot be deleted; choose others."
-        )
-    if not found:
-        raise InterventionError(
-            f"None of the {len(chain)} units of this net keeps its shape, so none can be deleted."
-        )
-    return found
-
-
 def keep_probabilities(blocks: int) -> tuple[float, ...]:
     """Give the probabilities at which 1, 2, 5 and 10 of the blocks are deleted on average.
 
@@ -235,23 +194,3 @@ def keep_probabilities(blocks: int) -> tuple[float, ...]:
         (0.75, 0.5)
     """
     return tuple(1 - deleted / blocks for deleted in _DELETED if deleted < blocks)
-
-
-def measure_with_logits(subject: Subject, options: Options) -> Measure:
-    """Say what is measured, of a classifier with its logits.
-
-    Args:
-        subject: Chains and data.
-        options: Of the study.
-
-    Returns:
-        The measure.
-    """
-    measure = measure_of(options.get("measure"), subject)
-    if not isinstance(measure, Classification):
-        return measure
-    args, kwargs = as_arguments(subject.sample[0])
-    with torch.inference_mode():
-        output = subject.chain(*args, **kwargs)
-    classes = output.shape[1] if output.ndim == 2 else 0
-    return ClassificationWithLogits(classes, output.dtype == torch.float64)

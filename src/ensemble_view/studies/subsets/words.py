@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ensemble_view.studies.lesion.words import shortened
+from ensemble_view.study.words import shortened
 
 if TYPE_CHECKING:
     from ensemble_view.studies.subsets.result import PowerSetResult
