@@ -16,6 +16,7 @@ from ensemble_view.studies.lesion import words as text
 from ensemble_view.studies.lesion.base import LesionStudyResult
 from ensemble_view.studies.lesion.sizes import size_of
 from ensemble_view.study.outcomes import LanguageOutcomes
+from ensemble_view.study.words import about
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -224,7 +225,7 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
                 f"{worst['perplexity_ratio']:.3g} times that [{low:.3g}, {high:.3g}]"
             )
         sentences.append(f"{perplexity}.")
-        sentences.append(text.about(baseline.sequences, "sequences"))
+        sentences.append(about(baseline.sequences, "sequences"))
         return " ".join(sentences) + self._not_deletable_sentence
 
     def plot(self) -> Figure:

@@ -10,6 +10,7 @@ from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.studies.lesion import words as text
 from ensemble_view.studies.lesion.base import LesionStudyResult
 from ensemble_view.study.outcomes import MeasuredOutcomes
+from ensemble_view.study.words import about
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,7 +123,7 @@ class MeasuredResult(LesionStudyResult[MeasuredOutcomes]):
             *text.largest(self.frame, self._wording),
             f"The effects are in no classes of size, because no scale of {self.measure} is known "
             "on which a change is small.",
-            text.about(baseline.n, "examples"),
+            about(baseline.n, "examples"),
         ]
         return " ".join(sentences) + self._not_deletable_sentence
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ensemble_view.figures.style import COLUMN_WIDTH, FULL_WIDTH, legend, paper_style
-from ensemble_view.figures.trials import empty_figure, means, reference_lines
+from ensemble_view.study.trials_figure import empty_figure, means, reference_lines
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ensemble_view.figures.style import COLUMN_WIDTH, legend, paper_style
-from ensemble_view.figures.trials import empty_figure, means, reference_lines
+from ensemble_view.study.trials_figure import empty_figure, means, reference_lines
 
 if TYPE_CHECKING:
     from ensemble_view.studies.reorder.result import ReorderResult
