@@ -57,7 +57,7 @@ IN_THE_CORE = {
     "chain": "parts plan",
     "alteration": "chain parts plan",
     "fusion": "chain parts",
-    "engine": "alteration chain fusion plan trie",
+    "engine": "alteration chain fusion parts plan trie",
 }
 
 WITHOUT_TORCH = (
