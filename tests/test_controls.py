@@ -83,7 +83,7 @@ def dropped(net) -> ControlResult:
 @pytest.fixture(scope="module")
 def recalibrated(net) -> ControlResult:
     return lesion_control(
-        net, make_data(net), "recalibrated", granularity="branch", batch_size=16,
+        net, make_data(net), "batchnorm", granularity="branch", batch_size=16,
         calibration=make_calibration(200), calibration_examples=200,
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_recalibrated_statistics_are_those_of_torch_in_training_mode(net, recali
     if plain:
         net = awake(nets.Plain())
         recalibrated = lesion_control(
-            net, make_data(net), "recalibrated", plain=True,
+            net, make_data(net), "batchnorm", plain=True,
             calibration=make_calibration(200), calibration_examples=200,
         )  # fmt: skip
     (x, labels), (inputs, _) = make_data(net), make_calibration(200)
@@ -134,7 +134,7 @@ def test_recalibrated_statistics_are_those_of_torch_in_training_mode(net, recali
         assert np.abs(losses[row] - plain_loss.numpy()).max() > 0.01
 
 
-@pytest.mark.parametrize("control", ["dropshortcut", "untrained", "recalibrated"])
+@pytest.mark.parametrize("control", ["shortcut", "untrained", "batchnorm"])
 def test_the_model_is_left_as_it_was(net, control):
     data = make_data(net)
     given = {"calibration": make_calibration(20), "calibration_examples": 20}
@@ -145,7 +145,7 @@ def test_the_model_is_left_as_it_was(net, control):
 def test_the_model_is_left_as_it_was_after_an_error(net):
     x, labels = make_calibration(20)
     study = prepare_lesion_control(
-        net, make_data(net), "recalibrated", granularity="branch",
+        net, make_data(net), "batchnorm", granularity="branch",
         calibration=(x, labels), calibration_examples=20,
     )  # fmt: skip
 
@@ -272,7 +272,7 @@ def test_the_figure_shows_both_drops_side_by_side(recalibrated):
 
 def test_an_interrupted_control_is_of_the_examples_that_both_were_done_with(net):
     study = prepare_lesion_control(
-        net, make_data(net), "recalibrated", granularity="branch", batch_size=10,
+        net, make_data(net), "batchnorm", granularity="branch", batch_size=10,
         calibration=make_calibration(20), calibration_examples=20,
     )  # fmt: skip
     left = study.work
@@ -302,25 +302,25 @@ class NoNorm(nets.RootLoop):
     ("model", "control", "options", "error", "sentence"),
     [
         (
-            NoNorm, "recalibrated",
+            NoNorm, "batchnorm",
             {"calibration": make_calibration(8), "calibration_examples": 8}, MeasurementError,
             r"^This net has no BatchNorm with running statistics, so that there is nothing to est",
         ),
         (
-            nets.RootLoop, "recalibrated", {}, DataError,
+            nets.RootLoop, "batchnorm", {}, DataError,
             r"^Which examples the net was trained on cannot be told from these data; give some",
         ),
         (
-            nets.RootLoop, "recalibrated", {"calibration": make_calibration(8)}, DataError,
+            nets.RootLoop, "batchnorm", {"calibration": make_calibration(8)}, DataError,
             r"^There are 8 examples in data to estimate the statistics on, but 1,024 were asked",
         ),
         (
-            nets.RootLoop, "recalibrated",
+            nets.RootLoop, "batchnorm",
             {"calibration": make_calibration(8), "calibration_examples": 1}, DataError,
             r"^Statistics cannot be estimated on 1 examples; expected at least 2\.$",
         ),
         (
-            nets.Plain, "dropshortcut", {"plain": True}, InterventionError,
+            nets.Plain, "shortcut", {"plain": True}, InterventionError,
             r"^None of these units has a shortcut that could be dropped: a net without shortcuts",
         ),
         (nets.RootLoop, "none", {}, MeasurementError, r"^There is no control 'none'; expected dr"),
@@ -333,7 +333,7 @@ class NoNorm(nets.RootLoop):
             MeasurementError, r"^The untrained net comes apart into \d+ blocks, or others",
         ),
         (
-            nets.RootLoop, "dropshortcut", {"limits": 100}, MeasurementError,
+            nets.RootLoop, "shortcut", {"limits": 100}, MeasurementError,
             r"^There is no option 'limits'; expected measure, higher_is_better, tokenizer, ",
         ),
     ],
@@ -351,12 +351,12 @@ def test_a_chain_that_was_cut_otherwise_or_by_hand_is_refused(net):
         lambda x: chain.stem(x)[0], chain.blocks, lambda x: x.flatten(1)[:, : nets.CLASSES]
     )
     given = {"calibration": data, "calibration_examples": 8}
-    for control in ("recalibrated", "untrained"):
+    for control in ("batchnorm", "untrained"):
         with pytest.raises(MeasurementError, match=r"^A chain put together by hand has no model"):
             prepare_lesion_control(by_hand, data, control, **given)
     fewer = replace(chain, blocks=chain.blocks[:2])
     with pytest.raises(MeasurementError, match=r"^The chain has 2 blocks, but its model comes apa"):
-        prepare_lesion_control(fewer, data, "recalibrated", granularity="branch", **given)
+        prepare_lesion_control(fewer, data, "batchnorm", granularity="branch", **given)
 
 
 def run(*words: object) -> int:
@@ -375,7 +375,7 @@ def path(tmp_path_factory):
 
 def test_the_commands(path, tmp_path, capsys):
     words = ("lesion", path, "--limit", 12, "--batch-size", 12)
-    assert run(*words, "--control", "dropshortcut", "--out", tmp_path) == 0
+    assert run(*words, "--control", "shortcut", "--out", tmp_path) == 0
     printed = capsys.readouterr().out
     assert "\n3 blocks deleted, then without their shortcuts, on 12 examples: " in printed
     assert ControlResult.load(tmp_path).table in printed

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -20,47 +19,29 @@ from typer.core import TyperGroup
 import ensemble_view
 from ensemble_view.bench.bench import bench as run_bench
 from ensemble_view.bench.overhead import overhead as run_overhead
-from ensemble_view.cli.control_commands import (
-    CalibrationData,
-    Control,
-    RecalibrateBatchNorm,
-    control_study,
-)
-from ensemble_view.cli.ending import Study, finish
 from ensemble_view.cli.export_command import export
+from ensemble_view.cli.former import as_they_are
 from ensemble_view.cli.groups import (
     BlockOptions,
-    DataOptions,
     FewDataOptions,
     FileOptions,
     ModelOptions,
     remember,
     with_groups,
 )
-from ensemble_view.cli.opening import command_line, load, open_named
-from ensemble_view.cli.options import BatchSize, Json, Model, Overwrite, Seed
+from ensemble_view.cli.opening import load, open_named
+from ensemble_view.cli.options import Json, Model, Seed
 from ensemble_view.cli.path_commands import gradients, paths
 from ensemble_view.cli.progress import stages
-from ensemble_view.cli.reaction_commands import dose, reaction
 from ensemble_view.cli.saying import flush, say, warnings_said
 from ensemble_view.cli.stopping import stopped_by_signals
-from ensemble_view.cli.subset_commands import AllSubsets, Only, Pairs, Surrogates, subset_study
+from ensemble_view.cli.study_commands import command_of
 from ensemble_view.cli.train_command import train
-from ensemble_view.cli.trial_commands import (
-    Count,
-    ShapeKeeping,
-    Stratified,
-    Trials,
-    random_lesions,
-    reorder,
-)
 from ensemble_view.errors import DataError, EnsembleViewError
 from ensemble_view.studies.inspect.cache import cached_inspection
 from ensemble_view.studies.inspect.inspection import Inspection
 from ensemble_view.studies.inspect.inspection import inspect as run_inspect
-from ensemble_view.studies.lesion.study import prepare_lesions
-from ensemble_view.study.experiment import Options
-from ensemble_view.study.folders import prepare
+from ensemble_view.study.registry import names, study_named
 from ensemble_view.study.subject import examine, setting_of
 from ensemble_view.study.words import wrapped
 
@@ -102,109 +83,8 @@ def _global(
     """
 
 
-@app.command()
-@with_groups
-def lesion(
-    model: Model,
-    *,
-    data: DataOptions,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the tables (lesions.csv), results.json, outcomes.npz, and the figure "
-            "(lesion.pdf and .png).",
-            rich_help_panel="Output",
-        ),
-    ] = None,
-    overwrite: Overwrite = False,
-    blocks: Annotated[
-        str | None,
-        typer.Option(
-            help="Delete this set together: indices from 0 and module paths, 3,7-9 or 'layer3.*'. "
-            "Default: each block in turn.",
-            rich_help_panel="Study",
-        ),
-    ] = None,
-    count: Count = None,
-    trials: Trials = None,
-    shape_keeping: ShapeKeeping = False,
-    stratified: Stratified = False,
-    do: Annotated[
-        str | None,
-        typer.Option(
-            help='Do this instead: "delete 3; swap 7 8; scale 4 0.5; replace 5 mean".',
-            rich_help_panel="Study",
-        ),
-    ] = None,
-    all_subsets: AllSubsets = False,
-    pairs: Pairs = False,
-    surrogates: Surrogates = False,
-    only: Only = None,
-    control: Control = None,
-    recalibrate_bn: RecalibrateBatchNorm = None,
-    calibration: CalibrationData = None,
-    kind: BlockOptions,
-    seed: Seed = 0,
-    opening: ModelOptions,
-    batch_size: BatchSize = None,
-    as_json: Json = False,
-) -> None:
-    """Delete each block in turn and measure how much accuracy that costs.
-
-    The branch of a block is set to zero at inference; its shortcut stays (Veit, Wilber and
-    Belongie 2016, figure 3). Intervals are paired: the same examples before and after. On text:
-    next-token accuracy, loss and perplexity. With --count, random blocks at once (figure 5a).
-
-    Example:  ensemble-view lesion resnet56.th --data cifar10 --out lesions/
-
-    Example:  ensemble-view lesion resnet56.th --data cifar10 --count 1-20 --trials 50
-    """
-    if out is not None:
-        prepare(out, overwrite=overwrite)
-    checkpoint = load(model, opening)
-    opened = open_named(checkpoint, data, seed)
-    options: Options = {
-        "plain": kind.plain,
-        "granularity": kind.granularity,
-        "seed": seed,
-        "batch_size": batch_size,
-        "command": command_line(),
-    }
-    switches = {
-        "--blocks": blocks is not None,
-        "--do": do is not None,
-        "--all": all_subsets,
-        "--pairs": pairs,
-        "--surrogates": surrogates,
-    }
-    controlled = control_study(
-        checkpoint, opened, {**switches, "--count": count is not None},
-        control, recalibrate_bn, calibration, only,
-        lambda name: open_named(
-            checkpoint, replace(data, data=name or data.data, split="train", limit=None), seed
-        ),
-        options,
-    )  # fmt: skip
-    drawn = controlled or random_lesions(
-        checkpoint, opened, options,
-        count=count, trials=trials, shape_keeping=shape_keeping, stratified=stratified,
-        others={**switches, "--only": only is not None},
-    )  # fmt: skip
-    study: Study[Any]
-    study, unit = (
-        (drawn, "lesions")
-        if drawn is not None
-        else subset_study(checkpoint, opened, switches, only, **options)
-        or (prepare_lesions(checkpoint, opened, blocks=blocks, do=do, **options), "lesions")
-    )
-    finish(
-        study,
-        unit,
-        as_json=as_json,
-        out=out,
-        overwrite=overwrite,
-        whole=f"{len(opened):,} {opened.unit}",
-    )
+for _name in names():
+    app.command(_name)(command_of(study_named(_name)))
 
 
 @app.command()
@@ -343,9 +223,6 @@ def bench(
 app.command()(paths)
 app.command()(gradients)
 app.command()(export)
-app.command()(reorder)
-app.command()(reaction)
-app.command()(dose)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -366,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     remember(words)
     try:
         with stopped_by_signals(), warnings_said():
-            app([word for word in words if word != "--debug"])
+            app(as_they_are([word for word in words if word != "--debug"]))
     except EnsembleViewError as error:
         if debug:
             raise

@@ -213,13 +213,16 @@ class Experiment:
         return Outcomes(**shared, labels=measured.facts["labels"])
 
 
-def subject_of(model: nn.Module | Chain | Checkpoint, data: Any, options: Options) -> Subject:
+def subject_of(
+    model: nn.Module | Chain | Checkpoint, data: Any, options: Options, *, any_targets: bool = False
+) -> Subject:
     """Bring a model and data together as a study's options say.
 
     Args:
         model: A module, a chain, or a loaded checkpoint.
         data: As for :func:`ensemble_view.lesion`.
         options: Of the study.
+        any_targets: Whether targets are not looked at.
 
     Returns:
         The subject.
@@ -242,7 +245,7 @@ def subject_of(model: nn.Module | Chain | Checkpoint, data: Any, options: Option
         granularity=options.get("granularity", "block"),
         limit=options.get("limit"),
         seed=options.get("seed", 0),
-        any_targets=options.get("measure") is not None,
+        any_targets=any_targets or options.get("measure") is not None,
         tokenizer=options.get("tokenizer"),
         length=options.get("length"),
         output=options.get("output"),

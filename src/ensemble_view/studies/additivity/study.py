@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Annotated, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ from ensemble_view.statistics.surrogates import fit_surrogate, held_out_r2
 from ensemble_view.studies.additivity.result import OrderShareRow, SurrogatesResult
 from ensemble_view.studies.subsets.study import keep_probabilities
 from ensemble_view.study.experiment import (
-    Experiment,
     Options,
     experiment,
     measure_with_logits,
@@ -31,9 +30,10 @@ from ensemble_view.study.experiment import (
 )
 from ensemble_view.study.lesions import chosen_blocks, describe
 from ensemble_view.study.outcomes import LanguageOutcomes
+from ensemble_view.study.study import Option, PricedExperiment, Study
 from ensemble_view.study.subset_values import quantities_of
 
-__all__ = ["SurrogateStudy", "prepare_surrogates", "surrogates"]
+__all__ = ["AdditivityStudy", "PreparedAdditivity", "surrogates"]
 
 Kept = npt.NDArray[np.bool_]
 
@@ -45,7 +45,7 @@ _MOST_NUMBERS = 2**28
 
 
 @dataclass(frozen=True, eq=False)
-class SurrogateStudy:
+class PreparedAdditivity(PricedExperiment):
     """Random subsets of some blocks, whose cost is known and which have not run yet.
 
     Args:
@@ -56,21 +56,10 @@ class SurrogateStudy:
         fresh: How many of each probability's subsets, the last ones, are not fitted to.
     """
 
-    experiment: Experiment
     blocks: tuple[Block, ...]
     keeps: tuple[float, ...]
     kept: Kept
     fresh: int
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader needs before the numbers."""
-        return self.experiment.subject.notes
-
-    @property
-    def work(self) -> int:
-        """Block evaluations times examples: the total of what ``progress`` is told."""
-        return self.experiment.work
 
     def __str__(self) -> str:
         each = self.kept.shape[1]
@@ -140,6 +129,85 @@ class SurrogateStudy:
         )
 
 
+@dataclass(frozen=True)
+class AdditivityStudy(Study[SurrogatesResult]):
+    """Delete random sets: which share of what they do adds up, for any number of blocks.
+
+    Args:
+        only: Blocks to keep or delete; by default all that can be deleted.
+        subsets: Random subsets that are fitted to, at each probability.
+        fresh: Random subsets that are predicted, at each probability.
+        precision: Half-width of the interval of the share up to order 2 in an unfavourable case.
+    """
+
+    name = "additivity"
+    unit = "subsets"
+    help = """Delete random sets: which share of what they do adds up over blocks and over pairs.
+
+    For any number of blocks, without bias. Each block is kept with probability 1 - d/n, for d = 1,
+    2, 5 and 10 blocks deleted on average. Additivity is neither necessary nor sufficient for an
+    ensemble; how many blocks carry the additive part stands beside it.
+
+    Example:  ensemble-view additivity digits-resnet110 --limit 200
+    """
+
+    only: Annotated[
+        str | Sequence[BlockName] | None,
+        Option("These blocks alone: 3,7-9 or 'layer3.*'; the others stay.", kind=str),
+    ] = None
+    subsets: Annotated[
+        int | None,
+        Option("Random subsets to fit to, at each probability. Default: as the precision asks."),
+    ] = None
+    fresh: Annotated[int, Option("Random subsets that are predicted.")] = 100
+    precision: Annotated[
+        float, Option("Half-width of the interval of the share up to order 2, at most.")
+    ] = _PRECISION
+
+    def prepare(
+        self, model: nn.Module | Chain | Checkpoint, data: Any, **options: Unpack[Options]
+    ) -> PreparedAdditivity:
+        """Choose the plans, and find out what running them will cost."""
+        subject = subject_of(model, data, options)
+        blocks = chosen_blocks(subject.chain, self.only)
+        keeps = keep_probabilities(len(blocks))
+        if not keeps:
+            raise InterventionError(
+                f"Only block {blocks[0].index} ({blocks[0].name}) is there to be deleted; a share "
+                "of orders needs at least two."
+            )
+        subsets = self.subsets
+        needed = subsets_needed(len(blocks), self.precision, options.get("level", 0.95))
+        if subsets is None:
+            subsets = max(_USUAL, needed - self.fresh)
+        if min(subsets, self.fresh) < _FEWEST or subsets + self.fresh < needed:
+            raise MeasurementError(
+                f"{subsets} subsets to fit to and {self.fresh} fresh ones were asked for; expected "
+                f"at least {_FEWEST} of each and {needed} together, since the share of the "
+                f"variance up to order 2 of {len(blocks)} blocks is to be known to "
+                f"±{self.precision:g} (precision) where little is additive."
+            )
+        measure = measure_with_logits(subject, options)
+        classes = measure.classes if isinstance(measure, ClassificationWithLogits) else 1
+        numbers = len(keeps) * (subsets + self.fresh) * len(subject.data) * classes
+        if numbers > _MOST_NUMBERS:
+            raise MeasurementError(
+                f"The logits of {len(keeps) * (subsets + self.fresh):,} subsets on "
+                f"{len(subject.data):,} examples are {numbers:,} numbers, more than the "
+                f"{_MOST_NUMBERS:,} that are held; take fewer examples: --limit "
+                f"{max(1, _MOST_NUMBERS * len(subject.data) // numbers)}."
+            )
+        generator = np.random.default_rng(options.get("seed", 0))
+        draws = generator.random((len(keeps), subsets + self.fresh, len(blocks)))
+        kept = draws < np.array(keeps)[:, None, None]
+        changes: list[Intervention] = []
+        for row in kept.reshape(-1, len(blocks)):
+            deleted = [block.index for block, stays in zip(blocks, row, strict=True) if not stays]
+            changes.append(Delete(*deleted) if deleted else Compose())
+        made = experiment(subject, changes, options, measure=measure, held=len(changes))
+        return PreparedAdditivity(made, blocks, keeps, kept, self.fresh)
+
+
 def surrogates(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
@@ -193,74 +261,5 @@ def surrogates(
         >>> len(found.frame)
         8
     """
-    study = prepare_surrogates(
-        model, data, only=only, subsets=subsets, fresh=fresh, precision=precision, **options
-    )
-    return study.run(progress)
-
-
-def prepare_surrogates(
-    model: nn.Module | Chain | Checkpoint,
-    data: Any,
-    *,
-    only: str | Sequence[BlockName] | None = None,
-    subsets: int | None = None,
-    fresh: int = 100,
-    precision: float = _PRECISION,
-    **options: Unpack[Options],
-) -> SurrogateStudy:
-    """Do all of :func:`surrogates` but the measurement, so that its cost is known beforehand.
-
-    Args:
-        model: As for :func:`surrogates`.
-        data: As for :func:`surrogates`.
-        only: As for :func:`surrogates`.
-        subsets: As for :func:`surrogates`.
-        fresh: As for :func:`surrogates`.
-        precision: As for :func:`surrogates`.
-        **options: As for :func:`surrogates`.
-
-    Returns:
-        The study, ready to run.
-
-    Raises:
-        InterventionError: If there is but one block, or one cannot be deleted.
-        MeasurementError: If the subsets are too few for the precision, or logits too many to be
-            held.
-    """
-    subject = subject_of(model, data, options)
-    blocks = chosen_blocks(subject.chain, only)
-    keeps = keep_probabilities(len(blocks))
-    if not keeps:
-        raise InterventionError(
-            f"Only block {blocks[0].index} ({blocks[0].name}) is there to be deleted; a share of "
-            "orders needs at least two."
-        )
-    needed = subsets_needed(len(blocks), precision, options.get("level", 0.95))
-    if subsets is None:
-        subsets = max(_USUAL, needed - fresh)
-    if min(subsets, fresh) < _FEWEST or subsets + fresh < needed:
-        raise MeasurementError(
-            f"{subsets} subsets to fit to and {fresh} fresh ones were asked for; expected at least "
-            f"{_FEWEST} of each and {needed} together, since the share of the variance up to order "
-            f"2 of {len(blocks)} blocks is to be known to ±{precision:g} (precision) where little "
-            "is additive."
-        )
-    measure = measure_with_logits(subject, options)
-    classes = measure.classes if isinstance(measure, ClassificationWithLogits) else 1
-    numbers = len(keeps) * (subsets + fresh) * len(subject.data) * classes
-    if numbers > _MOST_NUMBERS:
-        raise MeasurementError(
-            f"The logits of {len(keeps) * (subsets + fresh):,} subsets on {len(subject.data):,} "
-            f"examples are {numbers:,} numbers, more than the {_MOST_NUMBERS:,} that are held; "
-            f"take fewer examples: --limit {max(1, _MOST_NUMBERS * len(subject.data) // numbers)}."
-        )
-    generator = np.random.default_rng(options.get("seed", 0))
-    draws = generator.random((len(keeps), subsets + fresh, len(blocks)))
-    kept = draws < np.array(keeps)[:, None, None]
-    changes: list[Intervention] = []
-    for row in kept.reshape(-1, len(blocks)):
-        deleted = [block.index for block, stays in zip(blocks, row, strict=True) if not stays]
-        changes.append(Delete(*deleted) if deleted else Compose())
-    made = experiment(subject, changes, options, measure=measure, held=len(changes))
-    return SurrogateStudy(made, blocks, keeps, kept, fresh)
+    study = AdditivityStudy(only, subsets, fresh, precision)
+    return study.prepare(model, data, **options).run(progress)

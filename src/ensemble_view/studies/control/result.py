@@ -31,9 +31,9 @@ __all__ = ["ControlResult"]
 Floats = npt.NDArray[np.float64]
 
 _WORDS = {
-    "dropshortcut": ("the shortcut dropped", "dropped"),
+    "shortcut": ("the shortcut dropped", "dropped"),
     "untrained": ("the untrained net", "untrained"),
-    "recalibrated": ("BatchNorm recalibrated", "recal."),
+    "batchnorm": ("BatchNorm recalibrated", "recal."),
 }
 
 
@@ -46,8 +46,8 @@ class ControlResult(StudyResult):
     deletion's, on the same examples.
 
     Attributes:
-        control: ``dropshortcut``, ``untrained`` or ``recalibrated``.
-        blocks: what each row deletes; the first row of ``recalibrated`` deletes nothing.
+        control: ``shortcut``, ``untrained`` or ``batchnorm``.
+        blocks: what each row deletes; the first row of ``batchnorm`` deletes nothing.
         deleted: outcomes of the deletions.
         controlled: outcomes of the control, of the same rows and examples.
 
@@ -62,7 +62,7 @@ class ControlResult(StudyResult):
         ...             Cost(1, 1, 1), 0.1, provenance, measure="IoU")
         ...         for values in ([0.5, 0.6, 0.4], [0.1, 0.2, 0.0])]
         >>> block = Lesion("0", ("F",), (0,), False, "identity")
-        >>> result = ControlResult("dropshortcut", (block,), *runs)
+        >>> result = ControlResult("shortcut", (block,), *runs)
         >>> result.frame[["block", "drop", "control_drop", "difference"]].round(3)
           block  drop  control_drop  difference
         0     0   0.3           0.7         0.4
@@ -147,7 +147,7 @@ class ControlResult(StudyResult):
         nan where the drop cannot be told from zero.
         """
         columns = ["blocks", "against", "share", "share_low", "share_high"]
-        if self.control != "recalibrated":
+        if self.control != "batchnorm":
             return pd.DataFrame(columns=columns)
         drop, left = (run.scores.worsening for run in (self.deleted, self.controlled))
         keeping = np.array([bool(b.blocks) and not b.changes_shape for b in self.blocks])
@@ -218,7 +218,7 @@ class ControlResult(StudyResult):
             f"control costs more than the deletion for {_counted(more)} and less for "
             f"{_counted(less)}; the intervals in the table are of each block by itself."
         )
-        if self.control == "recalibrated":
+        if self.control == "batchnorm":
             sentences += self._removed()
         sentences.append(about(run.examples, "examples"))
         return " ".join(sentences)
@@ -250,7 +250,7 @@ class ControlResult(StudyResult):
     def labels(self) -> tuple[str, str]:
         """What the two drops of a block are called in a figure."""
         deleted = "deleted, trained" if self.control == "untrained" else "branch deleted"
-        words = {"untrained": "deleted, untrained", "recalibrated": "deleted, recalibrated"}
+        words = {"untrained": "deleted, untrained", "batchnorm": "deleted, recalibrated"}
         return deleted, words.get(self.control, "shortcut dropped")
 
     def plot(self) -> Figure:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, Unpack, get_args
+from typing import Annotated, Any, Literal, Self, TypeAlias, Unpack, get_args
 
 from torch import nn
 
@@ -26,24 +26,25 @@ from ensemble_view.study.path_subject import pieces, placed
 from ensemble_view.study.portions import measure_portions
 from ensemble_view.study.provenance import Cost
 from ensemble_view.study.run import Run
+from ensemble_view.study.study import Argument, Option, Study
 from ensemble_view.study.subject import Subject, open_for
 from ensemble_view.study.untrained import untrained_net
 
-__all__ = ["Control", "ControlStudy", "check_split", "lesion_control", "prepare_lesion_control"]
+__all__ = ["Control", "ControlStudy", "PreparedControl", "check_split", "lesion_control"]
 
-Control: TypeAlias = Literal["dropshortcut", "untrained", "recalibrated"]
+Control: TypeAlias = Literal["shortcut", "untrained", "batchnorm"]
 
 _FIRST_BATCH = 128
 
 
 @dataclass(frozen=True, eq=False)
-class ControlStudy:
+class PreparedControl:
     """Deletions and their control, whose cost is known and which have not run yet.
 
     Args:
         control: Which.
         blocks: What each row deletes.
-        experiment: The deletions; with ``dropshortcut``, the control's plans after them.
+        experiment: The deletions; with ``shortcut``, the control's plans after them.
         untrained: The deletions of the untrained net.
         recalibrated: Runs the deletions with statistics of their own.
         calibration: The examples of these statistics.
@@ -110,7 +111,7 @@ class ControlStudy:
             KeyboardInterrupt: If there is no example that both were done with.
         """
         deleted = self.experiment.run(progress)
-        if self.control == "dropshortcut":
+        if self.control == "shortcut":
             n = len(self.blocks)
             runs = deleted.part(slice(n)), deleted.part(slice(n, None))
             return ControlResult(self.control, self.blocks, *runs)
@@ -148,10 +149,103 @@ class ControlStudy:
         )
 
 
+@dataclass(frozen=True)
+class ControlStudy(Study[ControlResult]):
+    """Delete each block, and hold what that does against a control.
+
+    Args:
+        control: ``shortcut``, ``untrained`` or ``batchnorm``.
+        only: Blocks to delete, one at a time; by default all that can be.
+        untrained: The untrained net itself, where it cannot be made from the model.
+        calibration: For ``batchnorm``: data; by default the training split.
+        calibration_examples: How many of them.
+    """
+
+    name = "control"
+    unit = "lesions"
+    help = """Delete each block beside a control.
+
+    shortcut: the same block without its shortcut. untrained: the same deletion in the untrained
+    net. batchnorm: the same deletion with BatchNorm's statistics, of all layers at once, estimated
+    anew on training examples.
+
+    Example:  ensemble-view control shortcut digits-resnet110
+    """
+
+    control: Annotated[
+        Control, Argument("shortcut, untrained or batchnorm.", metavar="CONTROL")
+    ] = "shortcut"
+    only: Annotated[
+        str | Sequence[BlockName] | None,
+        Option("These blocks alone: 3,7-9 or 'layer3.*'; the others stay.", kind=str),
+    ] = None
+    untrained: nn.Module | None = None
+    calibration: Annotated[
+        Any,
+        Option(
+            "With batchnorm: estimate the statistics on these data. Default: the training split.",
+            kind=str,
+            metavar="DATA",
+        ),
+    ] = None
+    calibration_examples: Annotated[int, Option("With batchnorm: on so many of them.", least=2)] = (
+        1024
+    )
+
+    def opened(self, training: Callable[[str | None], Data]) -> Self:
+        """Open the data of BatchNorm's statistics."""
+        if self.control != "batchnorm":
+            if self.calibration is not None:
+                raise InterventionError(
+                    f"--calibration is for the control batchnorm; leave it out of {self.control}."
+                )
+            return self
+        data = training(self.calibration)
+        if self.calibration is None:
+            check_split(data)
+        return replace(self, calibration=data)
+
+    def prepare(
+        self, model: nn.Module | Chain | Checkpoint, data: Any, **options: Unpack[Options]
+    ) -> PreparedControl:
+        """Choose the plans, and find out what running them will cost."""
+        if self.control not in get_args(Control):
+            raise MeasurementError(
+                f"There is no control {self.control!r}; expected {', '.join(get_args(Control))}."
+            )
+        subject = subject_of(model, data, options)
+        blocks = chosen_blocks(subject.chain, self.only)
+        if self.control == "shortcut":
+            blocks = tuple(block for block in blocks if block.is_residual)
+            if not blocks:
+                raise InterventionError(
+                    "None of these units has a shortcut that could be dropped: a net without "
+                    "shortcuts has no such control; compare it with a residual net instead."
+                )
+        lesions = tuple(describe([block]) for block in blocks)
+        changes: list[Intervention] = [Delete(block.index) for block in blocks]
+        if self.control == "shortcut":
+            changes += [DropShortcut(block.index) for block in blocks]
+            return PreparedControl(self.control, lesions, experiment(subject, changes, options))
+        if self.control == "untrained":
+            return _beside_untrained(model, subject, lesions, changes, self.untrained, options)
+        chosen = _calibration(model, data, self.calibration, self.calibration_examples, options)
+        twin = twin_of(subject, options)
+        ready = experiment(subject, [Compose(), *changes], options)
+        engine = RecalibratedEngine(
+            subject.chain, twin, ready.engine.plans[1:], chosen, ready.measure
+        )
+        passes = (len(changes) + 1) * (len(chosen) + len(subject.data))
+        with ready.calibration.threads_set():
+            seconds = passes * engine.seconds_per_example()
+        full = Lesion("none", ("the full net",), (), changes_shape=False, shortcut_kind="none")
+        return PreparedControl(self.control, (full, *lesions), ready, None, engine, chosen, seconds)
+
+
 def lesion_control(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
-    control: Control = "dropshortcut",
+    control: Control = "shortcut",
     *,
     only: str | Sequence[BlockName] | None = None,
     untrained: nn.Module | None = None,
@@ -162,10 +256,10 @@ def lesion_control(
 ) -> ControlResult:
     """Delete each block, and hold what that does against a control.
 
-    ``dropshortcut``: the same block keeps its branch and loses its shortcut, which Veit, Wilber and
+    ``shortcut``: the same block keeps its branch and loses its shortcut, which Veit, Wilber and
     Belongie (2016, section 4.1) did not try. ``untrained``: the same deletions in the same
     architecture with random weights; its accuracy is at chance, so that both nets are measured by
-    ``‖logits − full‖ / ‖full‖`` per example. ``recalibrated``: the running statistics of BatchNorm
+    ``‖logits − full‖ / ‖full‖`` per example. ``batchnorm``: the running statistics of BatchNorm
     are estimated anew after each deletion, all layers at once, on a copy of the model: reset, then
     the mean over batches of training examples that pass with only BatchNorm in training mode. The
     drop that this removes was no loss of what the block computes. Everything is paired: the same
@@ -174,10 +268,10 @@ def lesion_control(
     Args:
         model: A module, a chain, or a loaded checkpoint. It is left as it was.
         data: As for :func:`ensemble_view.lesion`.
-        control: ``dropshortcut``, ``untrained`` or ``recalibrated``.
+        control: ``shortcut``, ``untrained`` or ``batchnorm``.
         only: Blocks to delete, one at a time; by default all that can be.
         untrained: The untrained net itself, where it cannot be made from the model.
-        calibration: For ``recalibrated``: data as for :func:`ensemble_view.lesion`; by default the
+        calibration: For ``batchnorm``: data as for :func:`ensemble_view.lesion`; by default the
             training split, where ``data`` is a name.
         calibration_examples: How many of them.
         progress: Told of the block evaluations done, times examples.
@@ -197,78 +291,8 @@ def lesion_control(
         >>> lesion_control(net, (images, labels)).frame["block"].tolist()
         ['0', '1', '2']
     """
-    study = prepare_lesion_control(
-        model,
-        data,
-        control,
-        only=only,
-        untrained=untrained,
-        calibration=calibration,
-        calibration_examples=calibration_examples,
-        **options,
-    )
-    return study.run(progress)
-
-
-def prepare_lesion_control(
-    model: nn.Module | Chain | Checkpoint,
-    data: Any,
-    control: Control = "dropshortcut",
-    *,
-    only: str | Sequence[BlockName] | None = None,
-    untrained: nn.Module | None = None,
-    calibration: Any = None,
-    calibration_examples: int = 1024,
-    **options: Unpack[Options],
-) -> ControlStudy:
-    """Do all of :func:`lesion_control` but the measurement, so that its cost is known beforehand.
-
-    Args:
-        model: As for :func:`lesion_control`.
-        data: As for :func:`lesion_control`.
-        control: As for :func:`lesion_control`.
-        only: As for :func:`lesion_control`.
-        untrained: As for :func:`lesion_control`.
-        calibration: As for :func:`lesion_control`.
-        calibration_examples: As for :func:`lesion_control`.
-        **options: As for :func:`lesion_control`.
-
-    Returns:
-        The study, ready to run.
-
-    Raises:
-        MeasurementError: If there is no such control, or it has nothing to act on.
-        InterventionError: If no block has a shortcut to drop, or one cannot be deleted.
-    """
-    if control not in get_args(Control):
-        raise MeasurementError(
-            f"There is no control {control!r}; expected {', '.join(get_args(Control))}."
-        )
-    subject = subject_of(model, data, options)
-    blocks = chosen_blocks(subject.chain, only)
-    if control == "dropshortcut":
-        blocks = tuple(block for block in blocks if block.is_residual)
-        if not blocks:
-            raise InterventionError(
-                "None of these units has a shortcut that could be dropped: a net without shortcuts "
-                "has no such control; compare it with a residual net instead."
-            )
-    lesions = tuple(describe([block]) for block in blocks)
-    changes: list[Intervention] = [Delete(block.index) for block in blocks]
-    if control == "dropshortcut":
-        changes += [DropShortcut(block.index) for block in blocks]
-        return ControlStudy(control, lesions, experiment(subject, changes, options))
-    if control == "untrained":
-        return _beside_untrained(model, subject, lesions, changes, untrained, options)
-    chosen = _calibration(model, data, calibration, calibration_examples, options)
-    twin = twin_of(subject, options)
-    ready = experiment(subject, [Compose(), *changes], options)
-    engine = RecalibratedEngine(subject.chain, twin, ready.engine.plans[1:], chosen, ready.measure)
-    passes = (len(changes) + 1) * (len(chosen) + len(subject.data))
-    with ready.calibration.threads_set():
-        seconds = passes * engine.seconds_per_example()
-    full = Lesion("none", ("the full net",), (), changes_shape=False, shortcut_kind="none")
-    return ControlStudy(control, (full, *lesions), ready, None, engine, chosen, seconds)
+    study = ControlStudy(control, only, untrained, calibration, calibration_examples)
+    return study.prepare(model, data, **options).run(progress)
 
 
 def _beside_untrained(
@@ -278,7 +302,7 @@ def _beside_untrained(
     changes: Sequence[Intervention],
     given: nn.Module | None,
     options: Options,
-) -> ControlStudy:
+) -> PreparedControl:
     if options.get("measure") is not None:
         raise MeasurementError(
             "The untrained net is compared by the relative change of the output, not by a measure "
@@ -310,7 +334,7 @@ def _beside_untrained(
     ready, fresh_ready = (
         experiment(each, changes, options, measure=RelativeChange()) for each in (subject, beside)
     )
-    return ControlStudy("untrained", lesions, ready, fresh_ready)
+    return PreparedControl("untrained", lesions, ready, fresh_ready)
 
 
 def _calibration(

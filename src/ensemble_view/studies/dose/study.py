@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Unpack
+from typing import Annotated, Any, Literal, Unpack
 
 from torch import nn
 
@@ -20,8 +20,10 @@ from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.seeds import LARGEST_SEED
 from ensemble_view.studies.dose.result import NULLS, Dose, DoseResult
 from ensemble_view.study.experiment import Experiment, Options, experiment, subject_of
+from ensemble_view.study.run import Run
+from ensemble_view.study.study import Option, PreparedExperiment, Study
 
-__all__ = ["DOSES", "DoseStudy", "dose_response", "prepare_dose_response"]
+__all__ = ["DOSES", "DoseStudy", "PreparedDoses", "dose_response"]
 
 _MOST_DRAWS = 1_000
 _MOST_DOSES = 1_000
@@ -30,7 +32,7 @@ DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 @dataclass(frozen=True, eq=False)
-class DoseStudy:
+class PreparedDoses(PreparedExperiment[DoseResult]):
     """A study of doses whose cost is known and which has not run yet.
 
     Args:
@@ -39,34 +41,132 @@ class DoseStudy:
         undefined: Nulls that are not measured, with the reason.
     """
 
-    experiment: Experiment
     doses: tuple[Dose, ...]
     undefined: Mapping[str, str]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader needs before the numbers."""
-        return self.experiment.subject.notes
-
-    @property
-    def work(self) -> int:
-        """Block evaluations times examples: the total of what ``progress`` is told."""
-        return self.experiment.work
 
     def __str__(self) -> str:
         nulls = sum(each.dose is None for each in self.doses)
         return f"{len(self.doses) - nulls} doses and {nulls} nulls on {self.experiment}"
 
-    def run(self, progress: Progress | None = None) -> DoseResult:
-        """Measure.
+    def result(self, run: Run) -> DoseResult:
+        """Say what follows from the outcomes."""
+        return DoseResult(self.doses, run, self.undefined)
 
-        Args:
-            progress: Told of the block evaluations done, times examples.
 
-        Returns:
-            The result; of the examples done so far, if the user interrupted.
-        """
-        return DoseResult(self.doses, self.experiment.run(progress), self.undefined)
+@dataclass(frozen=True)
+class DoseStudy(Study[DoseResult]):
+    """Scale branches step by step, and set several other changes beside each deletion.
+
+    Args:
+        blocks: Which; by default all that can be deleted.
+        doses: What branches are multiplied by; 1 is the full net.
+        draws: Of each random null for each block; 0 leaves all nulls out.
+        nulls: Which, of ``noise``, ``constant``, ``donor``, ``mean`` and ``flipped``.
+    """
+
+    name = "dose"
+    unit = "doses"
+    help = """Scale branches from 0 to 1.5, one and all; set other changes beside deletions.
+
+    Is it because branches are small that deleting one does little (Chang et al. 2017)? Then noise
+    of the same norm, another example's branch, the mean branch and the branch with its sign changed
+    would do as much. Which null is taken decides much, so that all are shown.
+
+    Example:  ensemble-view dose resnet56.th --data cifar10 --blocks 3,7-9 --out dose/
+    """
+
+    blocks: Annotated[
+        str | Sequence[BlockName] | None,
+        Option(
+            "Which branches: indices from 0 and module paths, 3,7-9 or 'layer3.*'. Default: all "
+            "that can be deleted.",
+            kind=str,
+        ),
+    ] = None
+    doses: Annotated[
+        str | Sequence[float], Option("What they are multiplied by; 1: full net.", kind=str)
+    ] = DOSES
+    draws: Annotated[int, Option("Of each random null beside each deletion.", least=0)] = 3
+    nulls: Sequence[str] = NULLS
+
+    def prepare(
+        self, model: nn.Module | Chain | Checkpoint, data: Any, **options: Unpack[Options]
+    ) -> PreparedDoses:
+        """Choose the plans, and find out what running them will cost."""
+        wanted = sorted(_numbers(self.doses) - {1.0})
+        if not wanted:
+            raise MeasurementError(
+                "There is no dose beside 1, which is the full net; give some such as 0, 0.5 and "
+                "1.5."
+            )
+        if self.draws < 0:
+            raise MeasurementError(f"draws is {self.draws}; expected at least 0.")
+        if self.draws > _MOST_DRAWS:
+            raise MeasurementError(f"draws is {self.draws:,}; expected at most {_MOST_DRAWS:,}.")
+        if len(wanted) > _MOST_DOSES or not all(map(math.isfinite, wanted)):
+            raise MeasurementError(
+                f"There are {len(wanted):,} doses; expected at most {_MOST_DOSES:,} finite "
+                "numbers, such as 0, 0.5 and 1.5."
+            )
+        unknown = [null for null in self.nulls if null not in NULLS]
+        if unknown:
+            raise MeasurementError(
+                f"There is no null {unknown[0]!r}; expected some of {', '.join(NULLS)}."
+            )
+        subject = subject_of(model, data, options)
+        chain = subject.chain
+        if self.blocks is None:
+            chosen = tuple(block.index for block in chain if block.deletable)
+        else:
+            names = (
+                parse_blocks(self.blocks, len(chain))
+                if isinstance(self.blocks, str)
+                else tuple(self.blocks)
+            )
+            chosen = Arrangement.of([block.name for block in chain]).find_all(names)
+        if not chosen:
+            raise InterventionError(
+                "There is no block to scale: none was named, or none of this net's can be deleted."
+            )
+        seed = options.get("seed", 0)
+        plans: list[tuple[Dose, Intervention]] = []
+        groups: list[tuple[str, tuple[int, ...]]] = [(str(index), (index,)) for index in chosen]
+        if len(chosen) > 1:
+            groups.append(("all" if self.blocks is None else format_blocks(chosen), chosen))
+        for label, members in groups:
+            changes = any(chain.blocks[index].changes_shape for index in members)
+            for dose in wanted:
+                scaled = Compose(tuple(Scale(index, dose) for index in members))
+                done = Delete(*members) if dose == 0 else scaled
+                plans.append((Dose(label, members, dose, changes_shape=changes), done))
+            if len(members) == 1 and 0.0 in wanted and self.draws:
+                plans += _nulls(members[0], self.nulls, self.draws, seed, chain, changes=changes)
+        undefined: dict[str, str] = {}
+        uncounted = [chain.blocks[i].name for i in chosen if not chain.blocks[i].by_example]
+        if uncounted and self.draws:
+            undefined[f"Any null but flipped for {', '.join(uncounted)}"] = (
+                "the first dimension of the sum does not count examples"
+            )
+        ready = experiment(subject, [done for _, done in plans], options)
+        if any(dose.null == "donor" for dose, _ in plans if dose.dose is None) and _alone(ready):
+            fitting = _without_one_left(ready, options)
+            if fitting is None:
+                undefined["The donor"] = "a batch is of one example, which has no other"
+                plans = [(dose, done) for dose, done in plans if dose.dose is not None
+                         or dose.null != "donor"]  # fmt: skip
+            else:
+                options = {**options, "batch_size": fitting}
+            ready = experiment(subject, [done for _, done in plans], options)
+        return PreparedDoses(ready, tuple(dose for dose, _ in plans), undefined)
+
+
+def _numbers(doses: str | Sequence[float]) -> set[float]:
+    try:
+        return {float(dose) for dose in (doses.split(",") if isinstance(doses, str) else doses)}
+    except ValueError:
+        raise MeasurementError(
+            f"The doses are {doses!r}; write numbers separated by commas, such as 0,0.5,1.5."
+        ) from None
 
 
 def dose_response(
@@ -126,101 +226,8 @@ def dose_response(
         [['3', 'noise', 2], ['3', 'constant', 2], ['3', 'donor', 2], ['3', 'mean', 1], \
 ['3', 'flipped', 1]]
     """
-    study = prepare_dose_response(
-        model, data, blocks=blocks, doses=doses, draws=draws, nulls=nulls, **options
-    )
-    return study.run(progress)
-
-
-def prepare_dose_response(
-    model: nn.Module | Chain | Checkpoint,
-    data: Any,
-    *,
-    blocks: str | Sequence[BlockName] | None = None,
-    doses: Sequence[float] = DOSES,
-    draws: int = 3,
-    nulls: Sequence[str] = NULLS,
-    **options: Unpack[Options],
-) -> DoseStudy:
-    """Do all of :func:`dose_response` but the measurement, so that its cost is known beforehand.
-
-    Args:
-        model: As for :func:`dose_response`.
-        data: As for :func:`dose_response`.
-        blocks: As for :func:`dose_response`.
-        doses: As for :func:`dose_response`.
-        draws: As for :func:`dose_response`.
-        nulls: As for :func:`dose_response`.
-        **options: As for :func:`dose_response`.
-
-    Returns:
-        The study, ready to run.
-
-    Raises:
-        MeasurementError: If there is no dose beside 1, more than 1,000, or one that is not finite;
-            the number of draws is not from 0 to 1,000; or there is no null of one of the names.
-        InterventionError: If no block is left, or one of those named cannot be deleted.
-    """
-    wanted = sorted({float(dose) for dose in doses} - {1.0})
-    if not wanted:
-        raise MeasurementError(
-            "There is no dose beside 1, which is the full net; give some such as 0, 0.5 and 1.5."
-        )
-    if draws < 0:
-        raise MeasurementError(f"draws is {draws}; expected at least 0.")
-    if draws > _MOST_DRAWS:
-        raise MeasurementError(f"draws is {draws:,}; expected at most {_MOST_DRAWS:,}.")
-    if len(wanted) > _MOST_DOSES or not all(map(math.isfinite, wanted)):
-        raise MeasurementError(
-            f"There are {len(wanted):,} doses; expected at most {_MOST_DOSES:,} finite numbers, "
-            "such as 0, 0.5 and 1.5."
-        )
-    unknown = [null for null in nulls if null not in NULLS]
-    if unknown:
-        raise MeasurementError(
-            f"There is no null {unknown[0]!r}; expected some of {', '.join(NULLS)}."
-        )
-    subject = subject_of(model, data, options)
-    chain = subject.chain
-    if blocks is None:
-        chosen = tuple(block.index for block in chain if block.deletable)
-    else:
-        names = parse_blocks(blocks, len(chain)) if isinstance(blocks, str) else tuple(blocks)
-        chosen = Arrangement.of([block.name for block in chain]).find_all(names)
-    if not chosen:
-        raise InterventionError(
-            "There is no block to scale: none was named, or none of this net's can be deleted."
-        )
-    seed = options.get("seed", 0)
-    plans: list[tuple[Dose, Intervention]] = []
-    groups: list[tuple[str, tuple[int, ...]]] = [(str(index), (index,)) for index in chosen]
-    if len(chosen) > 1:
-        groups.append(("all" if blocks is None else format_blocks(chosen), chosen))
-    for label, members in groups:
-        changes = any(chain.blocks[index].changes_shape for index in members)
-        for dose in wanted:
-            scaled = Compose(tuple(Scale(index, dose) for index in members))
-            done = Delete(*members) if dose == 0 else scaled
-            plans.append((Dose(label, members, dose, changes_shape=changes), done))
-        if len(members) == 1 and 0.0 in wanted and draws:
-            plans += _nulls(members[0], nulls, draws, seed, chain, changes=changes)
-    undefined: dict[str, str] = {}
-    uncounted = [chain.blocks[i].name for i in chosen if not chain.blocks[i].by_example]
-    if uncounted and draws:
-        undefined[f"Any null but flipped for {', '.join(uncounted)}"] = (
-            "the first dimension of the sum does not count examples"
-        )
-    ready = experiment(subject, [done for _, done in plans], options)
-    if any(dose.null == "donor" for dose, _ in plans if dose.dose is None) and _alone(ready):
-        fitting = _without_one_left(ready, options)
-        if fitting is None:
-            undefined["The donor"] = "a batch is of one example, which has no other"
-            plans = [(dose, done) for dose, done in plans if dose.dose is not None
-                     or dose.null != "donor"]  # fmt: skip
-        else:
-            options = {**options, "batch_size": fitting}
-        ready = experiment(subject, [done for _, done in plans], options)
-    return DoseStudy(ready, tuple(dose for dose, _ in plans), undefined)
+    study = DoseStudy(blocks, doses, draws, nulls)
+    return study.prepare(model, data, **options).run(progress)
 
 
 def _nulls(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Unpack
 
 from torch import nn
 
@@ -16,23 +16,23 @@ from ensemble_view.core.interventions.branches import Delete
 from ensemble_view.core.interventions.parsing import parse_interventions
 from ensemble_view.core.interventions.text import BlockName, parse_blocks
 from ensemble_view.core.plan import Action, Plan, bind
-from ensemble_view.discovery.granularity import Granularity
 from ensemble_view.errors import InterventionError
-from ensemble_view.measures.own import OwnMeasure
 from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.studies.lesion.base import LesionStudyResult
 from ensemble_view.studies.lesion.language import LanguageResult
 from ensemble_view.studies.lesion.own import MeasuredResult
 from ensemble_view.studies.lesion.result import LesionResult
-from ensemble_view.study.experiment import Experiment, Options, OwnFunction, experiment, subject_of
+from ensemble_view.study.experiment import Options, experiment, subject_of
 from ensemble_view.study.lesions import Lesion, NotDeletable, describe
 from ensemble_view.study.outcomes import LanguageOutcomes
+from ensemble_view.study.run import Run
+from ensemble_view.study.study import Option, PreparedExperiment, Study
 
-__all__ = ["LesionStudy", "lesion", "prepare_lesions"]
+__all__ = ["LesionStudy", "PreparedLesions", "lesion"]
 
 
 @dataclass(frozen=True, eq=False)
-class LesionStudy:
+class PreparedLesions(PreparedExperiment[LesionStudyResult[Any]]):
     """A lesion study whose cost is known and which has not run yet.
 
     Args:
@@ -41,19 +41,8 @@ class LesionStudy:
         not_deletable: Blocks that are listed but cannot be deleted.
     """
 
-    experiment: Experiment
     lesions: tuple[Lesion, ...]
     not_deletable: tuple[NotDeletable, ...]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader needs before the numbers."""
-        return self.experiment.subject.notes
-
-    @property
-    def work(self) -> int:
-        """Block evaluations times examples: the total of what ``progress`` is told."""
-        return self.experiment.work
 
     def __str__(self) -> str:
         return (
@@ -61,16 +50,8 @@ class LesionStudy:
             f"{len(self.experiment.subject.chain)} blocks on {self.experiment}"
         )
 
-    def run(self, progress: Progress | None = None) -> LesionStudyResult[Any]:
-        """Measure all lesions.
-
-        Args:
-            progress: Told of the block evaluations done, times examples.
-
-        Returns:
-            The result; of the examples done so far, if the user interrupted.
-        """
-        run = self.experiment.run(progress)
+    def result(self, run: Run) -> LesionStudyResult[Any]:
+        """Say what follows from the outcomes."""
         shared: dict[str, Any] = {
             "lesions": self.lesions,
             "outcomes": run.outcomes,
@@ -91,25 +72,64 @@ class LesionStudy:
         return LesionResult(**shared)
 
 
+@dataclass(frozen=True)
+class LesionStudy(Study[LesionStudyResult[Any]]):
+    """Delete each block in turn, a set of blocks, or do what is asked.
+
+    Args:
+        blocks: Delete this set together, instead of each block in turn.
+        do: Measure this intervention instead.
+    """
+
+    name = "lesion"
+    unit = "lesions"
+    help = """Delete each block in turn and measure how much accuracy that costs.
+
+    The branch of a block is set to zero at inference; its shortcut stays (Veit, Wilber and
+    Belongie 2016, figure 3). Intervals are paired: the same examples before and after. On text:
+    next-token accuracy, loss and perplexity.
+
+    Example:  ensemble-view lesion resnet56.th --data cifar10 --out lesions/
+    """
+
+    blocks: Annotated[
+        str | Sequence[BlockName] | None,
+        Option(
+            "Delete this set together: indices from 0 and module paths, 3,7-9 or 'layer3.*'. "
+            "Default: each block in turn.",
+            kind=str,
+        ),
+    ] = None
+    do: Annotated[
+        str | Intervention | None,
+        Option('Do this instead: "delete 3; swap 7 8; scale 4 0.5; replace 5 mean".', kind=str),
+    ] = None
+
+    def prepare(
+        self, model: nn.Module | Chain | Checkpoint, data: Any, **options: Unpack[Options]
+    ) -> PreparedLesions:
+        """Choose the plans, and find out what running them will cost."""
+        subject = subject_of(model, data, options)
+        changes, lesions = _chosen(subject.chain, self.blocks, self.do)
+        return PreparedLesions(
+            experiment=experiment(subject, changes, options),
+            lesions=lesions,
+            not_deletable=tuple(
+                NotDeletable(block.index, block.name, "changes the shape and has no shortcut")
+                for block in subject.chain
+                if not block.deletable
+            ),
+        )
+
+
 def lesion(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
     *,
     blocks: str | Sequence[BlockName] | None = None,
     do: str | Intervention | None = None,
-    measure: OwnFunction | OwnMeasure | None = None,
-    higher_is_better: bool = True,
-    tokenizer: Any = None,
-    length: int | None = None,
-    output: str | int | None = None,
-    plain: bool = False,
-    granularity: Granularity = "block",
-    limit: int | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    level: float = 0.95,
-    command: str | None = None,
     progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> LesionStudyResult[Any]:
     """Delete each block in turn and measure what that costs.
 
@@ -131,24 +151,9 @@ def lesion(
             paths, or text as on the command line (``"3,7-9"``).
         do: Measure this intervention instead, as a value or as text (``"delete 3; swap 7 8"``).
             Where a branch is replaced by its mean, that is its mean over these data.
-        measure: For tasks other than these: a function from a net's outputs and the targets of the
-            same batch to a tensor of one number per example.
-        higher_is_better: Whether a larger value of that measure is better.
-        tokenizer: Of text: a name or folder for transformers, a tokenizer, or a function from a
-            string to token numbers; by default bytes, for a model of 256 tokens.
-        length: Of text: the most tokens of a sequence; by default 512, or as many as the model
-            takes.
-        output: Of a net with several outputs, which is measured, by key or position; by default
-            ``logits``, else the first floating-point tensor, and the others are named.
-        plain: For a net without shortcuts: its conv-norm-activation units are the blocks.
-        granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
-        limit: At most so many examples, class-balanced where they have classes.
-        seed: Of the choice of examples.
-        batch_size: Examples per batch; by default the fastest, found by a short measurement. Of
-            text it is that of the length that most tokens have; others are in proportion.
-        level: Of the intervals.
-        command: Recorded in the result; by default the program's command line.
         progress: Called with the block evaluations done, times examples.
+        **options: Those that all studies share (:class:`~ensemble_view.study.experiment.Options`):
+            ``measure``, ``limit``, ``seed``, ``batch_size``, ``level`` and the others.
 
     Returns:
         The result: ``.frame``, ``.baseline``, ``.plot()``, ``.save(folder)``.
@@ -163,98 +168,7 @@ def lesion(
         >>> result.frame[["blocks", "count", "n"]].to_dict("records")
         [{'blocks': '3,7-9', 'count': 4, 'n': 100}]
     """
-    study = prepare_lesions(
-        model,
-        data,
-        blocks=blocks,
-        do=do,
-        measure=measure,
-        higher_is_better=higher_is_better,
-        tokenizer=tokenizer,
-        length=length,
-        output=output,
-        plain=plain,
-        granularity=granularity,
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        level=level,
-        command=command,
-    )
-    return study.run(progress)
-
-
-def prepare_lesions(
-    model: nn.Module | Chain | Checkpoint,
-    data: Any,
-    *,
-    blocks: str | Sequence[BlockName] | None = None,
-    do: str | Intervention | None = None,
-    measure: OwnFunction | OwnMeasure | None = None,
-    higher_is_better: bool = True,
-    tokenizer: Any = None,
-    length: int | None = None,
-    output: str | int | None = None,
-    plain: bool = False,
-    granularity: Granularity = "block",
-    limit: int | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    level: float = 0.95,
-    command: str | None = None,
-) -> LesionStudy:
-    """Do all of :func:`lesion` but the measurement, so that its cost is known beforehand.
-
-    Args:
-        model: As for :func:`lesion`.
-        data: As for :func:`lesion`.
-        blocks: As for :func:`lesion`.
-        do: As for :func:`lesion`.
-        measure: As for :func:`lesion`.
-        higher_is_better: As for :func:`lesion`.
-        tokenizer: As for :func:`lesion`.
-        length: As for :func:`lesion`.
-        output: As for :func:`lesion`.
-        plain: As for :func:`lesion`.
-        granularity: As for :func:`lesion`.
-        limit: As for :func:`lesion`.
-        seed: As for :func:`lesion`.
-        batch_size: As for :func:`lesion`.
-        level: As for :func:`lesion`.
-        command: As for :func:`lesion`.
-
-    Returns:
-        The study, ready to run.
-
-    Raises:
-        InterventionError: If no block can be deleted, the blocks named cannot, or the intervention
-            does not fit.
-    """
-    options: Options = {
-        "measure": measure,
-        "higher_is_better": higher_is_better,
-        "tokenizer": tokenizer,
-        "length": length,
-        "output": output,
-        "plain": plain,
-        "granularity": granularity,
-        "limit": limit,
-        "seed": seed,
-        "batch_size": batch_size,
-        "level": level,
-        "command": command,
-    }
-    subject = subject_of(model, data, options)
-    changes, lesions = _chosen(subject.chain, blocks, do)
-    return LesionStudy(
-        experiment=experiment(subject, changes, options),
-        lesions=lesions,
-        not_deletable=tuple(
-            NotDeletable(block.index, block.name, "changes the shape and has no shortcut")
-            for block in subject.chain
-            if not block.deletable
-        ),
-    )
+    return LesionStudy(blocks, do).prepare(model, data, **options).run(progress)
 
 
 def _chosen(

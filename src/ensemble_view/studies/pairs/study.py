@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Annotated, Any, Unpack
 
 from torch import nn
 
@@ -16,14 +16,16 @@ from ensemble_view.core.interventions.text import BlockName
 from ensemble_view.errors import InterventionError
 from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.studies.pairs.result import PairsResult
-from ensemble_view.study.experiment import Experiment, Options, experiment, subject_of
+from ensemble_view.study.experiment import Options, experiment, subject_of
 from ensemble_view.study.lesions import chosen_blocks, describe
+from ensemble_view.study.run import Run
+from ensemble_view.study.study import Option, PreparedExperiment, Study
 
-__all__ = ["PairsStudy", "pairs", "prepare_pairs"]
+__all__ = ["PairsStudy", "PreparedPairs", "pairs"]
 
 
 @dataclass(frozen=True, eq=False)
-class PairsStudy:
+class PreparedPairs(PreparedExperiment[PairsResult]):
     """All pairs and singles of some blocks, whose cost is known and which have not run yet.
 
     Args:
@@ -31,40 +33,62 @@ class PairsStudy:
         blocks: Those that are deleted.
     """
 
-    experiment: Experiment
     blocks: tuple[Block, ...]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader needs before the numbers."""
-        return self.experiment.subject.notes
-
-    @property
-    def work(self) -> int:
-        """Block evaluations times examples: the total of what ``progress`` is told."""
-        return self.experiment.work
 
     def __str__(self) -> str:
         n = len(self.blocks)
         return f"all {n * (n - 1) // 2:,} pairs of {n} blocks, and each alone, on {self.experiment}"
 
-    def run(self, progress: Progress | None = None) -> PairsResult:
-        """Measure all singles and pairs.
-
-        Args:
-            progress: Told of the block evaluations done, times examples.
-
-        Returns:
-            The result; of the examples done so far, if the user interrupted.
-        """
+    def result(self, run: Run) -> PairsResult:
+        """Say what follows from the outcomes."""
         chain = self.experiment.subject.chain
         stages = list(itertools.accumulate(block.changes_shape for block in chain))
         return PairsResult(
             blocks=tuple(describe([block]) for block in self.blocks),
             stages=tuple(int(stages[block.index]) for block in self.blocks),
-            run=self.experiment.run(progress),
+            run=run,
             block_count=len(chain),
         )
+
+
+@dataclass(frozen=True)
+class PairsStudy(Study[PairsResult]):
+    """Delete all pairs of blocks: which ones stand in for each other.
+
+    Args:
+        only: Blocks to delete; by default all that can be.
+    """
+
+    name = "pairs"
+    unit = "pairs"
+    help = """Delete all pairs of blocks: which ones back each other up, and which need each other.
+
+    The interaction of a pair is by how much both deletions together worsen the net more than the
+    sum of each alone.
+
+    Example:  ensemble-view pairs digits-resnet110 --only 0-9
+    """
+
+    only: Annotated[
+        str | Sequence[BlockName] | None,
+        Option("These blocks alone: 3,7-9 or 'layer3.*'; the others stay.", kind=str),
+    ] = None
+
+    def prepare(
+        self, model: nn.Module | Chain | Checkpoint, data: Any, **options: Unpack[Options]
+    ) -> PreparedPairs:
+        """Choose the plans, and find out what running them will cost."""
+        subject = subject_of(model, data, options)
+        blocks = chosen_blocks(subject.chain, self.only)
+        if len(blocks) < 2:
+            raise InterventionError(
+                f"A pair needs two blocks; only block {blocks[0].index} ({blocks[0].name}) is "
+                "there to be deleted."
+            )
+        index = [block.index for block in blocks]
+        changes = [Delete(i) for i in index]
+        changes += [Delete(i, j) for i, j in itertools.combinations(index, 2)]
+        return PreparedPairs(experiment(subject, changes, options), blocks)
 
 
 def pairs(
@@ -104,38 +128,4 @@ def pairs(
         >>> len(pairs(build("resnet8,width=4").eval(), (images, labels)).frame)
         3
     """
-    return prepare_pairs(model, data, only=only, **options).run(progress)
-
-
-def prepare_pairs(
-    model: nn.Module | Chain | Checkpoint,
-    data: Any,
-    *,
-    only: str | Sequence[BlockName] | None = None,
-    **options: Unpack[Options],
-) -> PairsStudy:
-    """Do all of :func:`pairs` but the measurement, so that its cost is known beforehand.
-
-    Args:
-        model: As for :func:`pairs`.
-        data: As for :func:`pairs`.
-        only: As for :func:`pairs`.
-        **options: As for :func:`pairs`.
-
-    Returns:
-        The study, ready to run.
-
-    Raises:
-        InterventionError: If there are fewer than two blocks, or one cannot be deleted.
-    """
-    subject = subject_of(model, data, options)
-    blocks = chosen_blocks(subject.chain, only)
-    if len(blocks) < 2:
-        raise InterventionError(
-            f"A pair needs two blocks; only block {blocks[0].index} ({blocks[0].name}) is there to "
-            "be deleted."
-        )
-    index = [block.index for block in blocks]
-    changes = [Delete(i) for i in index]
-    changes += [Delete(i, j) for i, j in itertools.combinations(index, 2)]
-    return PairsStudy(experiment(subject, changes, options), blocks)
+    return PairsStudy(only).prepare(model, data, **options).run(progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Annotated, Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -23,21 +23,21 @@ from ensemble_view.studies.random.result import ManyResult
 from ensemble_view.study.counts import Counts, read_counts
 from ensemble_view.study.draws import stages_of
 from ensemble_view.study.experiment import (
-    Experiment,
     Options,
     experiment,
     measure_with_logits,
     subject_of,
 )
+from ensemble_view.study.study import Option, PricedExperiment, Study
 
-__all__ = ["ManyStudy", "check_trials", "many", "prepare_many"]
+__all__ = ["PreparedRandom", "RandomStudy", "check_trials", "many"]
 
 _MOST = 20
 _MOST_TRIALS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class ManyStudy:
+class PreparedRandom(PricedExperiment):
     """Random deletions whose cost is known and which have not run yet.
 
     Args:
@@ -48,21 +48,10 @@ class ManyStudy:
         singles: The blocks that are deleted alone, one entry per plan after those of the trials.
     """
 
-    experiment: Experiment
     deleted: tuple[tuple[int, ...], ...]
     enumerated: tuple[int, ...]
     subsets: Subsets
     singles: tuple[int, ...]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader needs before the numbers."""
-        return self.experiment.subject.notes
-
-    @property
-    def work(self) -> int:
-        """Block evaluations times examples: the total of what ``progress`` is told."""
-        return self.experiment.work
 
     @property
     def added(self) -> int:
@@ -113,6 +102,77 @@ class ManyStudy:
         )
 
 
+@dataclass(frozen=True)
+class RandomStudy(Study[ManyResult]):
+    """Delete k random blocks, for each k.
+
+    Args:
+        count: Numbers of blocks to delete; by default 1 to 20, or as many as there are.
+        trials: Subsets per number, at least 2; of single blocks all.
+        shape_keeping: Whether only blocks are drawn that keep the shape.
+        stratified: Whether the deletions are shared out evenly over the stages.
+    """
+
+    name = "random"
+    unit = "lesions"
+    help = """Delete k random blocks for each k, and measure how the error grows.
+
+    The protocol of Veit, Wilber and Belongie (2016), figure 5a, with an interval over trials and
+    examples. The additive law predicts from single deletions what an ensemble would lose.
+
+    Example:  ensemble-view random resnet56.th --data cifar10 --count 1-20 --trials 50
+    """
+
+    count: Annotated[
+        Counts | None,
+        Option("Numbers of blocks to delete: 1-20, 1,2,5. Default: 1 to 20.", kind=str),
+    ] = None
+    trials: Annotated[int, Option("Random draws per number; all, where there are no more.")] = 50
+    shape_keeping: Annotated[bool, Option("Draw only blocks that keep the shape.")] = False
+    stratified: Annotated[bool, Option("Share the deletions out evenly over the stages.")] = False
+
+    def prepare(
+        self, model: nn.Module | Chain | Checkpoint, data: Any, **options: Unpack[Options]
+    ) -> PreparedRandom:
+        """Choose the plans, and find out what running them will cost."""
+        check_trials(self.trials)
+        wanted = None if self.count is None else read_counts(self.count, "blocks to delete")
+        subject = subject_of(model, data, options)
+        subsets = _drawn_from(
+            subject.chain, shape_keeping=self.shape_keeping, stratified=self.stratified
+        )
+        counts = wanted or tuple(range(1, min(_MOST, subsets.size) + 1))
+        if counts[-1] > subsets.size:
+            which = "keep the shape" if self.shape_keeping else "can be deleted"
+            raise InterventionError(
+                f"{counts[-1]} blocks are to be deleted, but only {subsets.size} of the "
+                f"{len(subject.chain)} blocks {which}; ask for at most {subsets.size}."
+            )
+        rng = np.random.default_rng(options.get("seed", 0))
+        # All single deletions are measured in any case.
+        drawn = {
+            each: subsets.draw(each, subsets.size if each == 1 else self.trials, rng)
+            for each in counts
+        }
+        deleted = tuple(blocks for found, _ in drawn.values() for blocks in found)
+        singles = tuple(sorted(itertools.chain(*subsets.groups)))
+        plans = [Delete(*blocks) for blocks in (*deleted, *((block,) for block in singles))]
+        measure = measure_with_logits(subject, options)
+        return PreparedRandom(
+            experiment=experiment(
+                subject,
+                plans,
+                options,
+                measure=measure,
+                held=len(plans) + 1 if isinstance(measure, ClassificationWithLogits) else 1,
+            ),
+            deleted=deleted,
+            enumerated=tuple(each for each, (_, complete) in drawn.items() if complete),
+            subsets=subsets,
+            singles=singles,
+        )
+
+
 def many(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
@@ -133,8 +193,8 @@ def many(
     left.
 
     Every block is deleted alone, too. These single deletions share their prefixes with the trials
-    (:attr:`ManyStudy.added` is what they add), and serve twice: as a control variate that takes
-    out which blocks happened to be drawn (:func:`
+    (:attr:`PreparedRandom.added` is what they add), and serve twice: as a control variate that
+    takes out which blocks happened to be drawn (:func:`
     ~ensemble_view.statistics.subset_mean.subset_mean`), and for the additive law, which says what
     an ensemble would lose: the accuracy of ``argmax(f - sum over i in D of (f - f_-i))`` is set
     against the measured one of the same sets D on the same examples (:class:`
@@ -167,78 +227,8 @@ def many(
         >>> result.frame[["deleted", "trials", "enumerated"]].to_dict("list")
         {'deleted': [1, 10], 'trials': [54, 3], 'enumerated': [True, False]}
     """
-    study = prepare_many(
-        model,
-        data,
-        count=count,
-        trials=trials,
-        shape_keeping=shape_keeping,
-        stratified=stratified,
-        **options,
-    )
-    return study.run(progress)
-
-
-def prepare_many(
-    model: nn.Module | Chain | Checkpoint,
-    data: Any,
-    *,
-    count: Counts | None = None,
-    trials: int = 50,
-    shape_keeping: bool = False,
-    stratified: bool = False,
-    **options: Unpack[Options],
-) -> ManyStudy:
-    """Do all of :func:`many` but the measurement, so that its cost is known beforehand.
-
-    Args:
-        model: As for :func:`many`.
-        data: As for :func:`many`.
-        count: As for :func:`many`.
-        trials: As for :func:`many`.
-        shape_keeping: As for :func:`many`.
-        stratified: As for :func:`many`.
-        **options: As for :func:`many`.
-
-    Returns:
-        The study, ready to run.
-
-    Raises:
-        InterventionError: If more blocks are to be deleted than there are.
-    """
-    check_trials(trials)
-    wanted = None if count is None else read_counts(count, "blocks to delete")
-    subject = subject_of(model, data, options)
-    subsets = _drawn_from(subject.chain, shape_keeping=shape_keeping, stratified=stratified)
-    counts = wanted or tuple(range(1, min(_MOST, subsets.size) + 1))
-    if counts[-1] > subsets.size:
-        which = "keep the shape" if shape_keeping else "can be deleted"
-        raise InterventionError(
-            f"{counts[-1]} blocks are to be deleted, but only {subsets.size} of the "
-            f"{len(subject.chain)} blocks {which}; ask for at most {subsets.size}."
-        )
-    rng = np.random.default_rng(options.get("seed", 0))
-    # All single deletions are measured in any case.
-    drawn = {
-        each: subsets.draw(each, subsets.size if each == 1 else trials, rng) for each in counts
-    }
-    deleted = tuple(blocks for found, _ in drawn.values() for blocks in found)
-    singles = tuple(sorted(itertools.chain(*subsets.groups)))
-    plans = [Delete(*blocks) for blocks in (*deleted, *((block,) for block in singles))]
-    measure = measure_with_logits(subject, options)
-    return ManyStudy(
-        experiment=experiment(
-            subject,
-            plans,
-            options,
-            measure=measure,
-            held=len(plans) + 1 if isinstance(measure, ClassificationWithLogits) else 1,
-        ),
-        deleted=deleted,
-        enumerated=tuple(each for each, (_, complete) in drawn.items() if complete),
-        subsets=subsets,
-        singles=singles,
-    )
+    study = RandomStudy(count, trials, shape_keeping, stratified)
+    return study.prepare(model, data, **options).run(progress)
 
 
 def check_trials(trials: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,15 @@ from ensemble_view.studies.reaction.result import (
 )
 from ensemble_view.studies.reaction.stage import Stage, reactions, stages_of
 from ensemble_view.study.batch_size import duration
+from ensemble_view.study.experiment import Options, subject_of
 from ensemble_view.study.provenance import Cost
+from ensemble_view.study.study import Option, Study
 from ensemble_view.study.subject import Subject, examine
 from ensemble_view.study.untrained import untrained_net
 
-__all__ = ["ReactionStudy", "prepare_reaction", "reaction"]
+__all__ = ["PreparedReaction", "ReactionStudy", "reaction"]
 
+_BATCH = 64
 _TIMED = 16
 _NO_DONOR = (
     "no example has a donor: batches are of one example, units have no shortcut and so no sum, "
@@ -46,7 +49,7 @@ Progress: TypeAlias = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class ReactionStudy:
+class PreparedReaction:
     """A study of reactions whose cost is known and which has not run yet.
 
     Args:
@@ -235,22 +238,99 @@ class ReactionStudy:
         return np.stack([*rows, fresh, values[-1]])
 
 
+@dataclass(frozen=True)
+class ReactionStudy(Study[ReactionResult]):
+    """Delete each block and see how the later blocks of its stage answer.
+
+    Args:
+        untrained: Whether to measure the net before training; or that net itself.
+    """
+
+    name = "reaction"
+    unit = "reactions"
+    help = """Delete each block and see how the later blocks of its stage answer.
+
+    Reaction 1: later blocks only add to what passes them; 0 with a ratio of norms of 1: each turns
+    it elsewhere. Below 1 is repair only if it is also below the untrained net's reaction and below
+    that to another example's change of the same norm; both are measured beside it.
+
+    Example:  ensemble-view reaction resnet56.th --data cifar10 --out reaction/
+    """
+
+    untrained: Annotated[
+        bool | nn.Module,
+        Option(
+            "Also measure the net before training: built anew, or its weights drawn anew.",
+            flag="--untrained/--no-untrained",
+            kind=bool,
+        ),
+    ] = True
+
+    def prepare(
+        self, model: nn.Module | Chain | Checkpoint, data: Any, **options: Unpack[Options]
+    ) -> PreparedReaction:
+        """Choose the plans, and find out what running them will cost."""
+        if options.get("measure") is not None:
+            raise MeasurementError(
+                "A reaction is measured on the trunk, not by a measure of one's own; leave "
+                "measure out."
+            )
+        given, seed = options.get("batch_size"), options.get("seed", 0)
+        batch_size = _BATCH if given is None else given
+        if batch_size < 1:
+            raise MeasurementError(f"batch_size is {batch_size}; expected at least 1.")
+        options = {**options, "batch_size": batch_size}
+        subject = subject_of(model, data, options, any_targets=True)
+        chain, (inputs, _) = subject.chain, subject.sample
+        if not any(block.deletable for block in chain):
+            raise MeasurementError(
+                f"None of the {len(chain)} units of this net keeps its shape, so none can be "
+                "deleted."
+            )
+        stages, forms = stages_of(chain, inputs), forms_of(chain, inputs)
+        chains, undefined, nulls = _untrained_chains(
+            model,
+            subject,
+            stages,
+            self.untrained,
+            seed,
+            batch_size,
+            options.get("plain", False),
+            options.get("granularity", "block"),
+        )
+        nulls["donor"] = (
+            "another example's change of the same norm, drawn along a random cycle through each "
+            f"batch, seed {seed}"
+        )
+        study = PreparedReaction(
+            subject=subject,
+            stages=stages,
+            forms=forms,
+            untrained=chains,
+            undefined=undefined,
+            nulls=nulls,
+            batch_size=batch_size,
+            seconds_per_example=0.0,
+            seed=seed,
+            level=options.get("level", 0.95),
+            command=options.get("command"),
+        )
+        every = [chain, *chains[:1]]
+        # Once before the clock starts, since the first time also loads and allocates.
+        study._of_batch(every, *subject.sample, 0, None)
+        batch = next(iter(subject.portions[0][1].data.batches(min(batch_size, _TIMED))))
+        started = time.perf_counter()
+        examples = study._of_batch(every, *batch, 0, None).shape[-1]
+        return replace(study, seconds_per_example=(time.perf_counter() - started) / examples)
+
+
 def reaction(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
     *,
-    tokenizer: Any = None,
-    length: int | None = None,
-    output: str | int | None = None,
-    plain: bool = False,
-    granularity: Granularity = "block",
-    limit: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    level: float = 0.95,
     untrained: bool | nn.Module = True,
-    command: str | None = None,
     progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> ReactionResult:
     """Delete each block and measure how the later blocks of its stage answer.
 
@@ -287,22 +367,15 @@ def reaction(
         model: A module, a chain, or a loaded checkpoint. It is left as it was.
         data: As for :func:`ensemble_view.lesion`; targets are not looked at. Padding of text does
             not count.
-        tokenizer: As for :func:`ensemble_view.lesion`.
-        length: As for :func:`ensemble_view.lesion`.
-        output: As for :func:`ensemble_view.lesion`.
-        plain: As for :func:`ensemble_view.lesion`; the branch of a unit G is then G(x) - x.
-        granularity: As for :func:`ensemble_view.lesion`.
-        limit: At most so many examples.
-        seed: Of the choice of examples.
-        batch_size: Examples at a time; it bounds the memory, since a stage's activations are kept.
-        level: Of the intervals.
         untrained: Whether to measure the net before training: built anew where a checkpoint names
             its architecture, else a copy whose weights are drawn anew by ``reset_parameters`` and
             ``_init_weights`` of its modules; by the seed, BatchNorm's running statistics those of
             the first batch. Where neither can be done, the result says why. Or that net itself,
             which is taken as it is.
-        command: Recorded in the result; by default the program's command line.
         progress: Called with the block evaluations done, times examples.
+        **options: As :func:`ensemble_view.lesion` takes them, but for ``measure``. ``batch_size``,
+            64 by default, bounds the memory, since a stage's activations are kept. With ``plain``
+            the branch of a unit G is G(x) - x.
 
     Returns:
         The result: ``.frame``, ``.stages_frame``, ``.plot()``, ``.save(folder)``.
@@ -321,111 +394,7 @@ def reaction(
         2     2     36    52      17  4
         3   all      0    52      51  4
     """
-    study = prepare_reaction(
-        model,
-        data,
-        tokenizer=tokenizer,
-        length=length,
-        output=output,
-        plain=plain,
-        granularity=granularity,
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        level=level,
-        untrained=untrained,
-        command=command,
-    )
-    return study.run(progress)
-
-
-def prepare_reaction(
-    model: nn.Module | Chain | Checkpoint,
-    data: Any,
-    *,
-    tokenizer: Any = None,
-    length: int | None = None,
-    output: str | int | None = None,
-    plain: bool = False,
-    granularity: Granularity = "block",
-    limit: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    level: float = 0.95,
-    untrained: bool | nn.Module = True,
-    command: str | None = None,
-) -> ReactionStudy:
-    """Do all of :func:`reaction` but the measurement, so that its cost is known beforehand.
-
-    Args:
-        model: As for :func:`reaction`.
-        data: As for :func:`reaction`.
-        tokenizer: As for :func:`reaction`.
-        length: As for :func:`reaction`.
-        output: As for :func:`reaction`.
-        plain: As for :func:`reaction`.
-        granularity: As for :func:`reaction`.
-        limit: As for :func:`reaction`.
-        seed: As for :func:`reaction`.
-        batch_size: As for :func:`reaction`.
-        level: As for :func:`reaction`.
-        untrained: As for :func:`reaction`.
-        command: As for :func:`reaction`.
-
-    Returns:
-        The study, ready to run.
-
-    Raises:
-        MeasurementError: If the batch size is not positive, or no block can be deleted.
-    """
-    if batch_size < 1:
-        raise MeasurementError(f"batch_size is {batch_size}; expected at least 1.")
-    subject = examine(
-        model,
-        data,
-        plain=plain,
-        granularity=granularity,
-        limit=limit,
-        seed=seed,
-        any_targets=True,
-        batch_size=batch_size,
-        tokenizer=tokenizer,
-        length=length,
-        output=output,
-    )
-    chain, (inputs, _) = subject.chain, subject.sample
-    if not any(block.deletable for block in chain):
-        raise MeasurementError(
-            f"None of the {len(chain)} units of this net keeps its shape, so none can be deleted."
-        )
-    stages, forms = stages_of(chain, inputs), forms_of(chain, inputs)
-    chains, undefined, nulls = _untrained_chains(
-        model, subject, stages, untrained, seed, batch_size, plain, granularity
-    )
-    nulls["donor"] = (
-        "another example's change of the same norm, drawn along a random cycle through each batch, "
-        f"seed {seed}"
-    )
-    study = ReactionStudy(
-        subject=subject,
-        stages=stages,
-        forms=forms,
-        untrained=chains,
-        undefined=undefined,
-        nulls=nulls,
-        batch_size=batch_size,
-        seconds_per_example=0.0,
-        seed=seed,
-        level=level,
-        command=command,
-    )
-    every = [chain, *chains[:1]]
-    # Once before the clock starts, since the first time also loads and allocates.
-    study._of_batch(every, *subject.sample, 0, None)
-    batch = next(iter(subject.portions[0][1].data.batches(min(batch_size, _TIMED))))
-    started = time.perf_counter()
-    examples = study._of_batch(every, *batch, 0, None).shape[-1]
-    return replace(study, seconds_per_example=(time.perf_counter() - started) / examples)
+    return ReactionStudy(untrained).prepare(model, data, **options).run(progress)
 
 
 def _untrained_chains(

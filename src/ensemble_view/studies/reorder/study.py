@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Annotated, Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -17,21 +17,23 @@ from ensemble_view.core.interventions.text import format_blocks
 from ensemble_view.errors import InterventionError
 from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.studies.lesion.base import LesionStudyResult
-from ensemble_view.studies.lesion.study import LesionStudy
+from ensemble_view.studies.lesion.study import PreparedLesions
 from ensemble_view.studies.random.study import check_trials
 from ensemble_view.studies.reorder.result import ReorderResult
 from ensemble_view.study.counts import Counts, read_counts
 from ensemble_view.study.draws import draw_swaps, exchanges, swapped
-from ensemble_view.study.experiment import Experiment, Options, experiment, subject_of
+from ensemble_view.study.experiment import Options, experiment, subject_of
 from ensemble_view.study.lesions import Lesion, describe
+from ensemble_view.study.run import Run
+from ensemble_view.study.study import Option, PreparedExperiment, Study
 
-__all__ = ["ReorderStudy", "prepare_reorder", "reorder"]
+__all__ = ["PreparedReorder", "ReorderStudy", "reorder"]
 
 _MOST = 20
 
 
 @dataclass(frozen=True, eq=False)
-class ReorderStudy:
+class PreparedReorder(PreparedExperiment[ReorderResult]):
     """Random reorderings whose cost is known and which have not run yet.
 
     Args:
@@ -41,41 +43,96 @@ class ReorderStudy:
         enumerated: Numbers of swaps at which these are all sequences.
     """
 
-    experiment: Experiment
     orders: tuple[tuple[int, ...], ...]
     swaps: tuple[int, ...]
     enumerated: tuple[int, ...]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader needs before the numbers."""
-        return self.experiment.subject.notes
-
-    @property
-    def work(self) -> int:
-        """Block evaluations times examples: the total of what ``progress`` is told."""
-        return self.experiment.work
 
     def __str__(self) -> str:
         least, most = min(self.swaps), max(self.swaps)
         span = f"{least} to {most}" if least < most else f"{most}"
         return f"{len(self.orders):,} orders after {span} swaps on {self.experiment}"
 
-    def run(self, progress: Progress | None = None) -> ReorderResult:
-        """Measure all trials.
-
-        Args:
-            progress: Told of the block evaluations done, times examples.
-
-        Returns:
-            The result; of the examples done so far, if the user interrupted.
-        """
+    def result(self, run: Run) -> ReorderResult:
+        """Say what follows from the outcomes."""
         return ReorderResult(
-            run=self.experiment.run(progress),
+            run=run,
             names=tuple(block.name for block in self.experiment.subject.chain),
             orders=self.orders,
             swaps=self.swaps,
             enumerated=self.enumerated,
+        )
+
+
+@dataclass(frozen=True)
+class ReorderStudy(Study[ReorderResult | LesionStudyResult[Any]]):
+    """Run the blocks in another order.
+
+    Args:
+        swaps: Numbers of swaps; by default 1 to 20.
+        trials: Sequences of swaps per number, at least 2; all, where there are no more.
+        adjacent: Instead, swap each two neighbours of one shape, one pair after another.
+        stages: Instead, reverse and shuffle the blocks of each shape, and of all of them.
+    """
+
+    name = "reorder"
+    unit = "orders"
+    help = """Swap random blocks of equal shape and measure the error against the disorder.
+
+    Blocks that change the shape stay where they are. The disorder is Kendall's tau of the order
+    that comes about (Veit, Wilber and Belongie 2016, figure 5b).
+
+    Example:  ensemble-view reorder resnet56.th --data cifar10 --swaps 1-20 --trials 50
+    """
+
+    swaps: Annotated[
+        Counts | None, Option("Numbers of random swaps: 1-20, 1,2,5. Default: 1-20.", kind=str)
+    ] = None
+    trials: Annotated[int, Option("Random draws per number; all, where there are no more.")] = 50
+    adjacent: Annotated[bool, Option("Instead, swap each two neighbours of one shape in turn.")] = (
+        False
+    )
+    stages: Annotated[
+        bool, Option("Instead, reverse and shuffle the blocks of each shape, and all.")
+    ] = False
+
+    def prepare(
+        self, model: nn.Module | Chain | Checkpoint, data: Any, **options: Unpack[Options]
+    ) -> PreparedReorder | PreparedLesions:
+        """Choose the plans, and find out what running them will cost."""
+        one_by_one = self.adjacent or self.stages
+        if one_by_one and self.swaps is not None:
+            raise InterventionError(
+                "Both random swaps and adjacent swaps or whole stages were asked for; ask for one "
+                "of the two."
+            )
+        check_trials(self.trials)
+        counts = read_counts(range(1, _MOST + 1) if self.swaps is None else self.swaps, "swaps")
+        subject = subject_of(model, data, options)
+        chain = subject.chain
+        pairs = exchanges(chain.outline.slots)
+        if self.adjacent and not self.stages:
+            pairs = tuple((i, j) for i, j in pairs if j == i + 1)
+        if not pairs:
+            raise InterventionError(
+                f"No two {'neighbours' if self.adjacent else 'blocks'} among the {len(chain)} "
+                "blocks of this net have one shape and keep it, so none can be swapped."
+            )
+        rng = np.random.default_rng(options.get("seed", 0))
+        if one_by_one:
+            chosen = list(_neighbours(chain, pairs)) if self.adjacent else []
+            chosen += _whole_stages(chain, pairs, rng) if self.stages else []
+            return PreparedLesions(
+                experiment=experiment(subject, [Reorder(order) for order, _ in chosen], options),
+                lesions=tuple(lesion for _, lesion in chosen),
+                not_deletable=(),
+            )
+        drawn = {each: draw_swaps(pairs, each, self.trials, rng) for each in counts}
+        orders = tuple(swapped(len(chain), one) for found, _ in drawn.values() for one in found)
+        return PreparedReorder(
+            experiment=experiment(subject, [Reorder(order) for order in orders], options),
+            orders=orders,
+            swaps=tuple(each for each, (found, _) in drawn.items() for _ in found),
+            enumerated=tuple(each for each, (_, complete) in drawn.items() if complete),
         )
 
 
@@ -124,74 +181,8 @@ def reorder(
         >>> result.trials_frame["swaps"].tolist(), bool((result.taus < 1).all())
         ([1, 1, 1], True)
     """
-    study = prepare_reorder(
-        model, data, swaps=swaps, trials=trials, adjacent=adjacent, stages=stages, **options
-    )
-    return study.run(progress)
-
-
-def prepare_reorder(
-    model: nn.Module | Chain | Checkpoint,
-    data: Any,
-    *,
-    swaps: Counts | None = None,
-    trials: int = 50,
-    adjacent: bool = False,
-    stages: bool = False,
-    **options: Unpack[Options],
-) -> ReorderStudy | LesionStudy:
-    """Do all of :func:`reorder` but the measurement, so that its cost is known beforehand.
-
-    Args:
-        model: As for :func:`reorder`.
-        data: As for :func:`reorder`.
-        swaps: As for :func:`reorder`.
-        trials: As for :func:`reorder`.
-        adjacent: As for :func:`reorder`.
-        stages: As for :func:`reorder`.
-        **options: As for :func:`reorder`.
-
-    Returns:
-        The study, ready to run.
-
-    Raises:
-        InterventionError: If no two blocks have one shape.
-    """
-    one_by_one = adjacent or stages
-    if one_by_one and swaps is not None:
-        raise InterventionError(
-            "Both random swaps and adjacent swaps or whole stages were asked for; ask for one of "
-            "the two."
-        )
-    check_trials(trials)
-    counts = read_counts(range(1, _MOST + 1) if swaps is None else swaps, "swaps")
-    subject = subject_of(model, data, options)
-    chain = subject.chain
-    pairs = exchanges(chain.outline.slots)
-    if adjacent and not stages:
-        pairs = tuple((i, j) for i, j in pairs if j == i + 1)
-    if not pairs:
-        raise InterventionError(
-            f"No two {'neighbours' if adjacent else 'blocks'} among the {len(chain)} blocks of "
-            "this net have one shape and keep it, so none can be swapped."
-        )
-    rng = np.random.default_rng(options.get("seed", 0))
-    if one_by_one:
-        chosen = list(_neighbours(chain, pairs)) if adjacent else []
-        chosen += _whole_stages(chain, pairs, rng) if stages else []
-        return LesionStudy(
-            experiment=experiment(subject, [Reorder(order) for order, _ in chosen], options),
-            lesions=tuple(lesion for _, lesion in chosen),
-            not_deletable=(),
-        )
-    drawn = {each: draw_swaps(pairs, each, trials, rng) for each in counts}
-    orders = tuple(swapped(len(chain), one) for found, _ in drawn.values() for one in found)
-    return ReorderStudy(
-        experiment=experiment(subject, [Reorder(order) for order in orders], options),
-        orders=orders,
-        swaps=tuple(each for each, (found, _) in drawn.items() for _ in found),
-        enumerated=tuple(each for each, (_, complete) in drawn.items() if complete),
-    )
+    study = ReorderStudy(swaps, trials, adjacent, stages)
+    return study.prepare(model, data, **options).run(progress)
 
 
 def _neighbours(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Annotated, Any, Unpack
 
 from torch import nn
 
@@ -18,7 +18,6 @@ from ensemble_view.measures.logits import ClassificationWithLogits
 from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.studies.subsets.result import PowerSetResult
 from ensemble_view.study.experiment import (
-    Experiment,
     Options,
     experiment,
     measure_with_logits,
@@ -26,9 +25,10 @@ from ensemble_view.study.experiment import (
 )
 from ensemble_view.study.lesions import chosen_blocks, describe
 from ensemble_view.study.outcomes import LanguageOutcomes
+from ensemble_view.study.study import Option, PricedExperiment, Study
 from ensemble_view.study.subset_values import SubsetReduction, quantities_of
 
-__all__ = ["MOST_BLOCKS", "PowerSetStudy", "keep_probabilities", "power_set", "prepare_power_set"]
+__all__ = ["MOST_BLOCKS", "PreparedSubsets", "SubsetsStudy", "keep_probabilities", "power_set"]
 
 MOST_BLOCKS = 16
 """2^16 subnetworks are the most that are run."""
@@ -39,7 +39,7 @@ _COPIES = 4
 
 
 @dataclass(frozen=True, eq=False)
-class PowerSetStudy:
+class PreparedSubsets(PricedExperiment):
     """All subnetworks of some blocks, whose cost is known and which have not run yet.
 
     Args:
@@ -47,18 +47,7 @@ class PowerSetStudy:
         blocks: Those that are kept or deleted.
     """
 
-    experiment: Experiment
     blocks: tuple[Block, ...]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader needs before the numbers."""
-        return self.experiment.subject.notes
-
-    @property
-    def work(self) -> int:
-        """Block evaluations times examples: the total of what ``progress`` is told."""
-        return self.experiment.work
 
     def __str__(self) -> str:
         count = len(self.experiment.subject.chain)
@@ -92,6 +81,55 @@ class PowerSetStudy:
             values=reduction.values(kept, measured.batches, float(units)),
             run=run,
             block_count=len(self.experiment.subject.chain),
+        )
+
+
+@dataclass(frozen=True)
+class SubsetsStudy(Study[PowerSetResult]):
+    """Run every subnetwork of some blocks.
+
+    Args:
+        only: Blocks to keep or delete, at most 16; by default all that can be deleted.
+    """
+
+    name = "subsets"
+    unit = "subnetworks"
+    help = """Run all 2^n subnetworks of at most 16 blocks: what each is worth, how they add up.
+
+    Shapley and Banzhaf values of the blocks, and the share of the variance over subnetworks that is
+    a sum over blocks, over pairs, and of higher order. Each distinct prefix runs once.
+
+    Example:  ensemble-view subsets digits-resnet110 --only 0-9
+    """
+
+    only: Annotated[
+        str | Sequence[BlockName] | None,
+        Option("These blocks alone: 3,7-9 or 'layer3.*'; the others stay.", kind=str),
+    ] = None
+
+    def prepare(
+        self, model: nn.Module | Chain | Checkpoint, data: Any, **options: Unpack[Options]
+    ) -> PreparedSubsets:
+        """Choose the plans, and find out what running them will cost."""
+        subject = subject_of(model, data, options)
+        blocks = chosen_blocks(subject.chain, self.only)
+        n = len(blocks)
+        if n > MOST_BLOCKS:
+            raise InterventionError(
+                f"{n} blocks have 2^{n} = {2**n:,} subnetworks; at most {MOST_BLOCKS} blocks are "
+                f'taken. Choose them with only, such as "{format_blocks(range(MOST_BLOCKS))}"; the '
+                "others stay. For any number of blocks, additivity measures the additive share of "
+                "the variance."
+            )
+        subsets: list[Intervention] = []
+        for mask in range(2**n):
+            deleted = [block.index for i, block in enumerate(blocks) if not mask >> i & 1]
+            subsets.append(Delete(*deleted) if deleted else Compose())
+        measure = measure_with_logits(subject, options)
+        vectors = isinstance(measure, ClassificationWithLogits)
+        held = _COPIES * len(subsets) if vectors else 1
+        return PreparedSubsets(
+            experiment(subject, subsets, options, measure=measure, held=held), blocks
         )
 
 
@@ -136,48 +174,7 @@ def power_set(
         >>> len(found.frame), found.run.cost.block_evaluations
         (8, 7)
     """
-    return prepare_power_set(model, data, only=only, **options).run(progress)
-
-
-def prepare_power_set(
-    model: nn.Module | Chain | Checkpoint,
-    data: Any,
-    *,
-    only: str | Sequence[BlockName] | None = None,
-    **options: Unpack[Options],
-) -> PowerSetStudy:
-    """Do all of :func:`power_set` but the measurement, so that its cost is known beforehand.
-
-    Args:
-        model: As for :func:`power_set`.
-        data: As for :func:`power_set`.
-        only: As for :func:`power_set`.
-        **options: As for :func:`power_set`.
-
-    Returns:
-        The study, ready to run.
-
-    Raises:
-        InterventionError: If there are more than 16 blocks, or one cannot be deleted.
-    """
-    subject = subject_of(model, data, options)
-    blocks = chosen_blocks(subject.chain, only)
-    n = len(blocks)
-    if n > MOST_BLOCKS:
-        raise InterventionError(
-            f"The power set of {n} blocks has 2^{n} = {2**n:,} subnetworks; at most {MOST_BLOCKS} "
-            f'blocks are taken. Choose them with only, such as "{format_blocks(range(MOST_BLOCKS))}'
-            '"; the others stay. For any number of blocks, the additive share of the variance is '
-            "measured by surrogates."
-        )
-    subsets: list[Intervention] = []
-    for mask in range(2**n):
-        deleted = [block.index for i, block in enumerate(blocks) if not mask >> i & 1]
-        subsets.append(Delete(*deleted) if deleted else Compose())
-    measure = measure_with_logits(subject, options)
-    vectors = isinstance(measure, ClassificationWithLogits)
-    held = _COPIES * len(subsets) if vectors else 1
-    return PowerSetStudy(experiment(subject, subsets, options, measure=measure, held=held), blocks)
+    return SubsetsStudy(only).prepare(model, data, **options).run(progress)
 
 
 def keep_probabilities(blocks: int) -> tuple[float, ...]:
