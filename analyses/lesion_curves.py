@@ -121,7 +121,7 @@ def lesioned(scale: Scale, name: str, *, deletions: int, swaps: int, images: int
     net, plain = opened(scale, name), is_plain(name)
     return Lesioned(
         attempt(
-            lambda: ensemble_view.many(
+            lambda: ensemble_view.random(
                 net,
                 scale.test,
                 trials=deletions,

@@ -123,7 +123,7 @@ def reactions_of(scale: Scale, name: str, *, images: int, draws: int) -> Reactio
             )
         ),
         attempt(
-            lambda: ensemble_view.dose_response(
+            lambda: ensemble_view.dose(
                 net,
                 scale.test,
                 draws=draws,

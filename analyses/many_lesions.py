@@ -46,7 +46,7 @@ def run(
         The result.
     """
     net = ensemble_view.load_checkpoint(checkpoint)
-    result = ensemble_view.many(
+    result = ensemble_view.random(
         net,
         images_of(net, images, limit),
         count=count,

@@ -30,9 +30,10 @@ from ensemble_view import Chain
 from ensemble_view.figures.style import save_figure
 from ensemble_view.measures.classification import Classification
 from ensemble_view.nets.models.building import build
-from ensemble_view.studies.subsets.study import prepare_power_set
+from ensemble_view.studies.subsets.study import SubsetsStudy
 from ensemble_view.study.files import prepare_folder, write_text
 from ensemble_view.study.result import StudyResult
+from ensemble_view.study.study import prepare
 from ensemble_view.training.recipe import Recipe
 from ensemble_view.training.training import train
 
@@ -98,7 +99,7 @@ def timed(name: str, chain: Chain, only: str | None, batch: tuple[Tensor, Tensor
     Returns:
         The times.
     """
-    study = prepare_power_set(chain, batch, only=only, batch_size=len(batch[1]))
+    study = prepare(SubsetsStudy, chain, batch, only=only, batch_size=len(batch[1]))
     blocks = [block.index for block in study.blocks]
     rounds = []
     threads = torch.get_num_threads()
@@ -163,7 +164,7 @@ def run(folder: Path, checkpoints: Path = CHECKPOINTS, images: Path = IMAGES) ->
         digits = ensemble_view.open_data("digits", mean=mean, std=std)
         keep(
             "digits-resnet20",
-            ensemble_view.power_set(loaded, digits, seed=SEED, command=command),
+            ensemble_view.subsets(loaded, digits, seed=SEED, command=command),
         )
     only = "3-14"
     net, data = cifar("resnet32")
@@ -174,7 +175,7 @@ def run(folder: Path, checkpoints: Path = CHECKPOINTS, images: Path = IMAGES) ->
     chain = ensemble_view.unravel(net.model, batch[0][:2])
     few = (batch[0][:16], batch[1][:16])
     times.append(timed(f"resnet32, blocks {only}, 32×32", chain, only, few))
-    keep("resnet32", ensemble_view.power_set(net, data, only=only, seed=SEED, command=command))
+    keep("resnet32", ensemble_view.subsets(net, data, only=only, seed=SEED, command=command))
     net, data = cifar("resnet56")
     keep("resnet56-pairs", ensemble_view.pairs(net, data, seed=SEED, command=command))
 

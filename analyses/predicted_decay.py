@@ -129,7 +129,7 @@ def decay(
     net, images = opened(scale, name, seed), scale.test.subset(IMAGES)
     gradients = ensemble_view.gradients_by_length(net, images, method="summed", batch_size=BATCH)
     # Each net has subsets of its own, so that intervals over the nets are over the subsets, too.
-    deletions = ensemble_view.many(
+    deletions = ensemble_view.random(
         net, images, count=counts, trials=trials, seed=seed, batch_size=BATCH
     )
     law = deletions.law

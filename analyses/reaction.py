@@ -21,7 +21,7 @@ from published import IMAGES, RESNET32, RESNET56, images_of
 from reporting import processor
 
 import ensemble_view
-from ensemble_view import DoseResult, ReactionResult, dose_response, reaction
+from ensemble_view import DoseResult, ReactionResult, reaction
 from ensemble_view.figures.style import save_figure
 from ensemble_view.studies.reaction.words import answer
 
@@ -61,7 +61,7 @@ def run(
         print(f"{name}: reactions in {found[name].seconds:.0f} s", flush=True)
         _write(folder, f"reaction-{name}", found[name])
         if doses is None:
-            doses = dose_response(net, data, draws=DRAWS, seed=SEED)
+            doses = ensemble_view.dose(net, data, draws=DRAWS, seed=SEED)
             print(f"{name}: doses in {doses.run.seconds:.0f} s", flush=True)
             _write(folder, f"dose-{name}", doses)
     assert doses is not None

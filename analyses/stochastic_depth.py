@@ -84,7 +84,7 @@ def run(
     for seed in scale.seeds:
         for kind, architecture in comparison.kinds.items():
             net = scale.net(architecture, seed)
-            deletions = ensemble_view.many(
+            deletions = ensemble_view.random(
                 net,
                 scale.test,
                 count=comparison.counts,

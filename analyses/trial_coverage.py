@@ -7,7 +7,7 @@ net the sum is squared, so that blocks back each other up. Beside these blocks, 
 are ruinous: nearly every example is lost without them.
 
 Each time, examples and sets of k blocks are drawn, the mean error over all sets and examples is
-estimated as `ensemble_view.many` does it, and the interval holds the true mean or does not. Beside
+estimated as `ensemble_view.random` does it, and the interval holds the true mean or not. Beside
 it stands the interval of a crossed two-way table, which knows nothing of single blocks.
 
     python analyses/trial_coverage.py

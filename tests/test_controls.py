@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
+import ensemble_view
 import nets
 from cases import images
-from ensemble_view import ControlResult, lesion_control, save_checkpoint, unravel
+from ensemble_view import ControlResult, save_checkpoint, unravel
 from ensemble_view.cli.application import main
 from ensemble_view.errors import DataError, InterventionError, MeasurementError
 from ensemble_view.measures.change import RelativeChange
@@ -24,7 +25,8 @@ from ensemble_view.measures.language import IGNORED
 from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.paired import tango_interval
 from ensemble_view.statistics.paired_ratio import paired_ratio
-from ensemble_view.studies.control.study import prepare_lesion_control
+from ensemble_view.studies.control.study import ControlStudy
+from ensemble_view.study.study import prepare
 from layers import wake
 from state import unchanged
 
@@ -77,12 +79,12 @@ def net() -> nets.Net:
 
 @pytest.fixture(scope="module")
 def dropped(net) -> ControlResult:
-    return lesion_control(net, make_data(net), granularity="branch")
+    return ensemble_view.control(net, make_data(net), granularity="branch")
 
 
 @pytest.fixture(scope="module")
 def recalibrated(net) -> ControlResult:
-    return lesion_control(
+    return ensemble_view.control(
         net, make_data(net), "batchnorm", granularity="branch", batch_size=16,
         calibration=make_calibration(200), calibration_examples=200,
     )  # fmt: skip
@@ -108,7 +110,7 @@ def test_a_block_without_its_shortcut_is_its_branch_alone(net, dropped):
 def test_recalibrated_statistics_are_those_of_torch_in_training_mode(net, recalibrated, plain):
     if plain:
         net = awake(nets.Plain())
-        recalibrated = lesion_control(
+        recalibrated = ensemble_view.control(
             net, make_data(net), "batchnorm", plain=True,
             calibration=make_calibration(200), calibration_examples=200,
         )  # fmt: skip
@@ -139,13 +141,12 @@ def test_the_model_is_left_as_it_was(net, control):
     data = make_data(net)
     given = {"calibration": make_calibration(20), "calibration_examples": 20}
     with unchanged(net, strictly=False):
-        lesion_control(net, data, control, granularity="branch", **given)
+        ensemble_view.control(net, data, control, granularity="branch", **given)
 
 
 def test_the_model_is_left_as_it_was_after_an_error(net):
     x, labels = make_calibration(20)
-    study = prepare_lesion_control(
-        net, make_data(net), "batchnorm", granularity="branch",
+    study = prepare(ControlStudy, net, make_data(net), control="batchnorm", granularity="branch",
         calibration=(x, labels), calibration_examples=20,
     )  # fmt: skip
 
@@ -166,7 +167,9 @@ def test_the_model_is_left_as_it_was_after_an_error(net):
 @torch.no_grad()
 def test_the_untrained_net_is_compared_by_the_change_of_its_output(net):
     other, (x, labels) = awake(nets.RootLoop(), seed=8), make_data(net)
-    result = lesion_control(net, (x, labels), "untrained", untrained=other, granularity="branch")
+    result = ensemble_view.control(
+        net, (x, labels), "untrained", untrained=other, granularity="branch"
+    )
     for run, model in ((result.deleted, net), (result.controlled, other)):
         full = model(x)
         for index in range(BLOCKS):
@@ -180,7 +183,7 @@ def test_the_untrained_net_is_compared_by_the_change_of_its_output(net):
     assert row["p_value"] == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
     assert result.plot().axes[0].get_ylabel() == "Relative change of the logits"
     # By itself the net is drawn anew, by the seed.
-    drawn = lesion_control(net, (x, labels), "untrained", granularity="branch", seed=2)
+    drawn = ensemble_view.control(net, (x, labels), "untrained", granularity="branch", seed=2)
     assert drawn.controlled.provenance.model["untrained"].startswith("weights drawn anew by its")
     assert "beside the untrained net" in drawn.summary
 
@@ -271,8 +274,8 @@ def test_the_figure_shows_both_drops_side_by_side(recalibrated):
 
 
 def test_an_interrupted_control_is_of_the_examples_that_both_were_done_with(net):
-    study = prepare_lesion_control(
-        net, make_data(net), "batchnorm", granularity="branch", batch_size=10,
+    study = prepare(
+        ControlStudy, net, make_data(net), control="batchnorm", granularity="branch", batch_size=10,
         calibration=make_calibration(20), calibration_examples=20,
     )  # fmt: skip
     left = study.work
@@ -323,7 +326,7 @@ class NoNorm(nets.RootLoop):
             nets.Plain, "shortcut", {"plain": True}, InterventionError,
             r"^None of these units has a shortcut that could be dropped: a net without shortcuts",
         ),
-        (nets.RootLoop, "none", {}, MeasurementError, r"^There is no control 'none'; expected dr"),
+        (nets.RootLoop, "none", {}, MeasurementError, r"^There is no control 'none'; expected sh"),
         (
             nets.RootLoop, "untrained", {"measure": lambda outputs, _: outputs[:, 0]},
             MeasurementError, r"^The untrained net is compared by the relative change of the outp",
@@ -342,7 +345,7 @@ def test_what_does_not_fit_is_refused(model, control, options, error, sentence):
     net = awake(model())
     words = {"granularity": "branch"} if "plain" not in options else {}
     with pytest.raises(error, match=sentence):
-        prepare_lesion_control(net, make_data(net), control, **words, **options)
+        prepare(ControlStudy, net, make_data(net), control=control, **words, **options)
 
 
 def test_a_chain_that_was_cut_otherwise_or_by_hand_is_refused(net):
@@ -353,10 +356,10 @@ def test_a_chain_that_was_cut_otherwise_or_by_hand_is_refused(net):
     given = {"calibration": data, "calibration_examples": 8}
     for control in ("batchnorm", "untrained"):
         with pytest.raises(MeasurementError, match=r"^A chain put together by hand has no model"):
-            prepare_lesion_control(by_hand, data, control, **given)
+            prepare(ControlStudy, by_hand, data, control=control, **given)
     fewer = replace(chain, blocks=chain.blocks[:2])
     with pytest.raises(MeasurementError, match=r"^The chain has 2 blocks, but its model comes apa"):
-        prepare_lesion_control(fewer, data, "batchnorm", granularity="branch", **given)
+        prepare(ControlStudy, fewer, data, control="batchnorm", granularity="branch", **given)
 
 
 def run(*words: object) -> int:
@@ -394,10 +397,10 @@ def test_the_commands(path, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--control", "untrained", "--pairs"), "--pairs and --control were given, which are dif"),
+        (("--control", "untrained", "--pairs"), "--control and --pairs were given, which are dif"),
         (("--count", "1", "--recalibrate-bn", 9), "--count and --recalibrate-bn were given, whic"),
         (("--control", "untrained", "--recalibrate-bn", 9), "--control and --recalibrate-bn were"),
-        (("--calibration", "digits"), "--calibration is for BatchNorm estimated anew; say on how"),
+        (("--calibration", "digits"), "--calibration is an option of control batchnorm, not"),
         (("--recalibrate-bn", 99999), "examples in digits to estimate the statistics on, but 99,9"),
         (("--recalibrate-bn", 1), "Statistics cannot be estimated on 1 examples; expected"),
     ],

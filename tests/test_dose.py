@@ -12,18 +12,20 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+import ensemble_view
 import nets
 from altered import altered_by_hand, means_by_hand
 from cases import images
-from ensemble_view import DoseResult, Replace, Scale, dose_response, unravel
+from ensemble_view import DoseResult, Replace, Scale, unravel
 from ensemble_view.cli.application import main
 from ensemble_view.errors import InterventionError, MeasurementError
 from ensemble_view.nets.checkpoints import save_checkpoint
 from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.paired import tango_interval
 from ensemble_view.statistics.paired_ratio import paired_ratio
-from ensemble_view.studies.dose.study import prepare_dose_response
+from ensemble_view.studies.dose.study import DoseStudy
 from ensemble_view.studies.dose.words import explained
+from ensemble_view.study.study import prepare
 from layers import wake
 
 COUNT = 24
@@ -47,7 +49,7 @@ def result(net) -> DoseResult:
         labels = net(x).argmax(1)
     # The full net is right on three of four, so that there is something to lose.
     labels = torch.where(torch.arange(COUNT) % 4 > 0, labels, (labels + 1) % nets.CLASSES)
-    return dose_response(chain, (x, labels), doses=DOSES, draws=2, seed=1, batch_size=COUNT)
+    return ensemble_view.dose(chain, (x, labels), doses=DOSES, draws=2, seed=1, batch_size=COUNT)
 
 
 @torch.no_grad()
@@ -155,7 +157,7 @@ def test_a_batch_of_one_is_avoided_so_that_each_has_a_donor(net, count, batch, m
         lambda *args, sizes=None, **options: calibrate(*args, sizes=sizes or [12], **options),
     )  # fmt: skip
     data = images(count, seed=3), torch.arange(count) % nets.CLASSES
-    study = prepare_dose_response(net, data, blocks="1", doses=[0], granularity="branch")
+    study = prepare(DoseStudy, net, data, blocks="1", doses=[0], granularity="branch")
     assert study.experiment.calibration.batch_size == 11
     assert study.undefined == {}
     assert study.run().nulls_frame["null"].tolist()[2] == "donor"
@@ -163,7 +165,7 @@ def test_a_batch_of_one_is_avoided_so_that_each_has_a_donor(net, count, batch, m
 
 def test_where_a_batch_must_be_of_one_the_donor_is_left_out_and_said_to_be(net):
     data = images(5, seed=3), torch.arange(5) % nets.CLASSES
-    result = dose_response(
+    result = ensemble_view.dose(
         net, data, blocks="1", doses=[0], granularity="branch", batch_size=4, draws=1
     )
     assert result.nulls_frame["null"].tolist() == ["noise", "constant", "mean", "flipped"]
@@ -172,7 +174,7 @@ def test_where_a_batch_must_be_of_one_the_donor_is_left_out_and_said_to_be(net):
 
 def test_a_measure_of_ones_own_has_t_intervals(net):
     x, labels = make_data()
-    result = dose_response(
+    result = ensemble_view.dose(
         net, (x, labels), blocks="1", doses=[0], draws=0, granularity="branch",
         measure=lambda outputs, targets: outputs.square().mean(1), higher_is_better=False,
     )  # fmt: skip
@@ -230,7 +232,7 @@ def test_the_ratio_covers_and_is_undefined_without_a_denominator():
 def test_options_that_do_not_fit_are_refused(net, options, error, sentence):
     chain = unravel(net, images(), granularity="branch")
     with pytest.raises(error, match=sentence):
-        prepare_dose_response(chain, make_data(), **options)
+        prepare(DoseStudy, chain, make_data(), **options)
 
 
 def test_doses_that_are_no_outcomes_are_refused(result):

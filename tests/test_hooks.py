@@ -8,16 +8,7 @@ from torch import Tensor, nn
 
 import nets
 from cases import error, images, logits
-from ensemble_view import (
-    Block,
-    Chain,
-    Compose,
-    Delete,
-    Reorder,
-    Swap,
-    edited,
-    unravel,
-)
+from ensemble_view import Block, Chain, Compose, Delete, Reorder, Swap, edited, unravel
 from ensemble_view.core.plan import bind
 from ensemble_view.errors import DiscoveryError, InterventionError
 from ensemble_view.nets.models.building import build

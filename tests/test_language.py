@@ -18,7 +18,8 @@ from ensemble_view.errors import DataError, DiscoveryError, MeasurementError
 from ensemble_view.measures.language import IGNORED, TOTALS, Language
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.studies.lesion.language import LanguageResult
-from ensemble_view.studies.lesion.study import prepare_lesions
+from ensemble_view.studies.lesion.study import LesionStudy
+from ensemble_view.study.study import prepare
 from language_nets import (
     LONGEST,
     VOCABULARY,
@@ -218,7 +219,7 @@ def test_an_interrupted_study_keeps_what_is_done_in_the_order_of_the_data(
     gpt2, studied, sequences_done, kept
 ):
     """Lengths 40, 64 and 33 come first, in two batches, then four short ones in one, then 17."""
-    study = prepare_lesions(gpt2, text(*LENGTHS), batch_size=2)
+    study = prepare(LesionStudy, gpt2, text(*LENGTHS), batch_size=2)
     done = 0
 
     def interrupt(evaluations: int) -> None:
@@ -237,7 +238,7 @@ def test_an_interrupted_study_keeps_what_is_done_in_the_order_of_the_data(
 
 
 def test_an_interruption_before_anything_is_measured_passes_through(gpt2):
-    study = prepare_lesions(gpt2, text(*LENGTHS), batch_size=2)
+    study = prepare(LesionStudy, gpt2, text(*LENGTHS), batch_size=2)
 
     def interrupt(evaluations: int) -> None:
         raise KeyboardInterrupt
@@ -247,7 +248,7 @@ def test_an_interruption_before_anything_is_measured_passes_through(gpt2):
 
 
 def test_the_cost_is_known_beforehand_and_told_as_it_is_paid(gpt2):
-    study = prepare_lesions(gpt2, text(*LENGTHS))
+    study = prepare(LesionStudy, gpt2, text(*LENGTHS))
     assert (
         "3 lesions of 3 blocks on 8 sequences of 3 lengths: 6 block evaluations per batch instead "
         "of 9" in str(study)
@@ -263,7 +264,7 @@ def test_batches_shrink_where_the_logits_are_large(gpt2, monkeypatch):
     monkeypatch.setattr(
         ensemble_view.study.experiment, "_MOST_NUMBERS", {"cpu": 4 * numbers, "cuda": 4 * numbers}
     )
-    study = prepare_lesions(gpt2, text(*[64] * 40), blocks="0")
+    study = prepare(LesionStudy, gpt2, text(*[64] * 40), blocks="0")
     assert study.experiment.calibration.batch_size <= 4
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+import ensemble_view
 import ensemble_view as ev
 from ensemble_view.cli.application import main
 from ensemble_view.data.normalisation import PRESETS, choose_normalisation
@@ -21,7 +22,6 @@ from ensemble_view.errors import DataError, MeasurementWarning
 from ensemble_view.nets.checkpoints import save_checkpoint
 from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.paired import accuracy_interval
-from ensemble_view.studies.control.study import lesion_control
 from ensemble_view.studies.lesion.result import LesionResult
 from ensemble_view.study.near_chance import near_chance
 from ensemble_view.study.outcomes import Outcomes
@@ -162,9 +162,9 @@ class TestTheCheckpointsOwn:
 
     def test_a_dose_and_a_control_do_too(self, digits_net):
         data = ev.open_data("digits", limit=60)
-        dose = ev.dose_response(digits_net, data, blocks="1", batch_size=60, draws=1, doses=(0.5,))
+        dose = ev.dose(digits_net, data, blocks="1", batch_size=60, draws=1, doses=(0.5,))
         assert dose.run.outcomes.baseline_correct.mean() > 0.9
-        again = lesion_control(
+        again = ensemble_view.control(
             digits_net, data, "recalibrated", only="1", calibration_examples=64,
             calibration=ev.open_data("digits", split="train"),
         )  # fmt: skip

@@ -19,7 +19,8 @@ from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.paired import holm
 from ensemble_view.studies.pairs.figure import pairs_figure
-from ensemble_view.studies.pairs.study import prepare_pairs
+from ensemble_view.studies.pairs.study import PairsStudy
+from ensemble_view.study.study import prepare
 from layers import wake
 from state import unchanged
 
@@ -184,7 +185,7 @@ def test_outcomes_of_other_plans_are_refused(result):
 
 
 def test_the_cost_is_said_before():
-    study = prepare_pairs(small(), examples())
+    study = prepare(PairsStudy, small(), examples())
     assert str(study).startswith("all 15 pairs of 6 blocks, and each alone, on 40 examples: ")
     plans = [set(plan.deleted) for plan in study.experiment.engine.plans]
     expected = [

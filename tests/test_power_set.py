@@ -15,16 +15,18 @@ from matplotlib.colors import same_color
 from scipy import stats
 from torch import Tensor, nn
 
+import ensemble_view
 import ensemble_view.study.subset_values as subset_values
 from cases import images as make_images
-from ensemble_view import Block, Chain, Delete, PowerSetResult, edited, power_set, unravel
+from ensemble_view import Block, Chain, Delete, PowerSetResult, edited, unravel
 from ensemble_view.core.plan import bind
 from ensemble_view.data.text_sources import windows
 from ensemble_view.errors import InterventionError, MeasurementError
 from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.studies.subsets.figure import power_set_figure
-from ensemble_view.studies.subsets.study import keep_probabilities, prepare_power_set
+from ensemble_view.studies.subsets.study import SubsetsStudy, keep_probabilities
+from ensemble_view.study.study import prepare
 from ensemble_view.study.subset_values import SubsetValues
 from language_nets import own_net, sequences, sums_by_hand
 from layers import wake
@@ -101,7 +103,7 @@ def energies_by_definition(f: np.ndarray, n: int, keep: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def result() -> PowerSetResult:
-    return power_set(small(), examples(), batch_size=4)
+    return ensemble_view.subsets(small(), examples(), batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def logits() -> np.ndarray:
 
 def test_nine_blocks_take_511_evaluations_and_equal_hooks_for_all_512():
     model, inputs = small("resnet20"), make_images(2)
-    study = prepare_power_set(model, (inputs, torch.tensor([0, 1])))
+    study = prepare(SubsetsStudy, model, (inputs, torch.tensor([0, 1])))
     engine = study.experiment.engine
     done = engine.block_evaluations
     found = dict(engine.logits(inputs))
@@ -136,7 +138,9 @@ def test_every_branch_that_runs_is_counted_from_outside():
     chain = Chain.from_parts(
         lambda x: x, [Block(i, str(i), branch=branch(i)) for i in range(5)], lambda x: x
     )
-    study = prepare_power_set(chain, (torch.randn(4, 3), torch.tensor([0, 1, 2, 0])), batch_size=4)
+    study = prepare(
+        SubsetsStudy, chain, (torch.randn(4, 3), torch.tensor([0, 1, 2, 0])), batch_size=4
+    )
     calls[:] = [0] * 5
     study.run()
     assert calls == [1, 2, 4, 8, 16]
@@ -219,7 +223,7 @@ def test_the_shapley_values_of_each_example_sum_to_what_all_blocks_change(result
 
 def test_batches_and_pieces_change_nothing(result, monkeypatch):
     monkeypatch.setattr(subset_values, "_PIECE", 1)
-    other = power_set(small(), examples(), batch_size=COUNT)
+    other = ensemble_view.subsets(small(), examples(), batch_size=COUNT)
     for name, array in result.values.arrays.items():
         assert other.values.arrays[name] == pytest.approx(array, abs=1e-5), name
 
@@ -268,7 +272,7 @@ def test_in_affine_nets_the_dividend_of_a_subset_is_the_contribution_of_its_path
     contributions = [path_contribution(branches, head, inputs, path) for path in range(2**n)]
     scale = max(1.0, max(np.abs(each).max() for each in contributions))
 
-    own = power_set(chain, data, measure=first_output, batch_size=4)
+    own = ensemble_view.subsets(chain, data, measure=first_output, batch_size=4)
     expected = [each[:, 0].mean() for each in contributions]
     found = own.frame["first_output dividend"].to_numpy()
     assert np.abs(found - expected).max() < 1e-10 * scale
@@ -276,7 +280,7 @@ def test_in_affine_nets_the_dividend_of_a_subset_is_the_contribution_of_its_path
     shapley = own.values_frame["shapley"].sum()
     assert shapley == pytest.approx(means[-1] - means[0], abs=1e-10 * scale)
 
-    classified = power_set(chain, data, batch_size=4)
+    classified = ensemble_view.subsets(chain, data, batch_size=4)
     squares = [np.square(centred(each)).sum() for each in contributions]
     assert classified.values.dividend_energies[0] == pytest.approx(
         squares, rel=1e-10, abs=1e-10 * scale**2
@@ -300,16 +304,16 @@ def test_branches_that_only_add_have_all_their_variance_at_order_one(net):
         matrix[:, :-1] = 0
     chain = affine_chain(branches, head)
     data = (torch.from_numpy(inputs), torch.tensor([0, 1, 2, 0]))
-    found = power_set(chain, data, batch_size=4)
+    found = ensemble_view.subsets(chain, data, batch_size=4)
     for keep in found.keeps:
         assert found.share("logits", keep, 1) == pytest.approx(1, abs=1e-10)
-    loss = power_set(chain, data, batch_size=4, measure=first_output)
+    loss = ensemble_view.subsets(chain, data, batch_size=4, measure=first_output)
     assert loss.share("first_output", 0.5, 1) == pytest.approx(1, abs=1e-10)
 
 
 def test_chosen_blocks_vary_and_the_others_stay():
     model, inputs = small("resnet14"), make_images(3)
-    found = power_set(model, (inputs, torch.tensor([0, 1, 2])), only="0,layer3.*")
+    found = ensemble_view.subsets(model, (inputs, torch.tensor([0, 1, 2])), only="0,layer3.*")
     assert [block.names[0] for block in found.blocks] == ["layer1.0", "layer3.0", "layer3.1"]
     expected = scores(by_hooks(model, [0, 4, 5], inputs), torch.tensor([0, 1, 2]))
     assert found.frame["loss"].to_numpy() == pytest.approx(expected["loss"].mean(1), abs=1e-6)
@@ -321,7 +325,7 @@ def test_chosen_blocks_vary_and_the_others_stay():
 def test_text_is_measured_per_token():
     lengths, vocabulary = (9, 16, 12), 37
     drawn = sequences(*lengths)
-    found = power_set(
+    found = ensemble_view.subsets(
         own_net(vocabulary=vocabulary), windows("drawn", drawn, 16, "drawn"), batch_size=2
     )
     for mask, row in enumerate(found.frame.to_dict("records")):
@@ -342,7 +346,7 @@ def test_text_is_measured_per_token():
 def test_the_model_is_left_as_it_was():
     model = small()
     with unchanged(model):
-        power_set(model, examples())
+        ensemble_view.subsets(model, examples())
 
 
 def test_what_was_done_before_an_interruption_is_kept_whole(result):
@@ -353,8 +357,8 @@ def test_what_was_done_before_an_interruption_is_kept_whole(result):
         if len(told) > 12:
             raise KeyboardInterrupt
 
-    found = power_set(small(), examples(), batch_size=4, progress=stop)
-    first = power_set(small(), tuple(each[:4] for each in examples()), batch_size=4)
+    found = ensemble_view.subsets(small(), examples(), batch_size=4, progress=stop)
+    first = ensemble_view.subsets(small(), tuple(each[:4] for each in examples()), batch_size=4)
     assert found.stopped_after == 4
     assert "interrupted" in found.summary
     for name, array in first.values.arrays.items():
@@ -370,7 +374,7 @@ def test_one_strong_block_among_dead_ones_is_additive_and_not_called_an_ensemble
     blocks = [Block(i, f"F{i}", branch=branch(i)) for i in range(10)]
     chain = Chain.from_parts(lambda x: x, blocks, lambda x: x)
     given = torch.rand(8, 4, dtype=torch.float64), torch.arange(8) % 4
-    found = power_set(chain, given)
+    found = ensemble_view.subsets(chain, given)
     assert found.share("logits", 0.5, 1) == pytest.approx(1)
     frame = found.effective_frame
     assert frame["effective"].to_numpy()[frame["quantity"] == "logits"] == pytest.approx(1)
@@ -429,7 +433,7 @@ def test_the_figure_shows_every_subnetwork_the_spectrum_and_the_values(result):
 )
 def test_blocks_that_are_not_there_are_refused(only, message):
     with pytest.raises(InterventionError, match=message.replace("*", r"\*")):
-        power_set(small(), examples(), only=only)
+        ensemble_view.subsets(small(), examples(), only=only)
 
 
 def test_too_many_blocks_are_refused_with_what_to_do():
@@ -441,8 +445,8 @@ def test_too_many_blocks_are_refused_with_what_to_do():
         match=r"power set of 17 blocks has 2\^17 = 131,072 subnetworks; at most 16 blocks are "
         r'taken. Choose them with only, such as "0-15"; the others stay.',
     ):
-        prepare_power_set(chain, data)
-    assert len(prepare_power_set(chain, data, only="0-3", batch_size=2).blocks) == 4
+        prepare(SubsetsStudy, chain, data)
+    assert len(prepare(SubsetsStudy, chain, data, only="0-3", batch_size=2).blocks) == 4
 
 
 def test_a_unit_without_shortcut_that_changes_the_shape_is_refused():
@@ -452,8 +456,8 @@ def test_a_unit_without_shortcut_that_changes_the_shape_is_refused():
     with pytest.raises(
         InterventionError, match=f"Block {fixed.index} .* has no shortcut and changes the shape, so"
     ):
-        power_set(chain, examples(), only=[fixed.index])
-    found = prepare_power_set(chain, examples())
+        ensemble_view.subsets(chain, examples(), only=[fixed.index])
+    found = prepare(SubsetsStudy, chain, examples())
     assert fixed.index not in [block.index for block in found.blocks]
 
 
@@ -478,12 +482,12 @@ def test_an_output_that_is_no_matrix_is_refused_in_words():
             return x + self.branch(x)
 
     with pytest.raises(MeasurementError, match="needs logits of the shape"):
-        power_set(wake(Segmenter()), examples())
+        ensemble_view.subsets(wake(Segmenter()), examples())
 
 
 def test_the_engine_and_the_study_agree_on_the_numbers_of_plans():
     chain = unravel(small(), make_images(2))
-    study = prepare_power_set(chain, examples())
+    study = prepare(SubsetsStudy, chain, examples())
     plans = [
         bind(Delete(*sorted({0, 1, 2} - set(kept(m, range(3))))), chain.outline) for m in range(8)
     ]

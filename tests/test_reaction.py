@@ -27,8 +27,9 @@ from ensemble_view.nets.models.building import build
 from ensemble_view.studies.reaction.freezing import forms_of
 from ensemble_view.studies.reaction.gains import Holding, Recording
 from ensemble_view.studies.reaction.stage import Stage, reactions, stages_of
-from ensemble_view.studies.reaction.study import prepare_reaction
+from ensemble_view.studies.reaction.study import ReactionStudy
 from ensemble_view.study.files import ResultError
+from ensemble_view.study.study import prepare
 from layers import wake
 from state import unchanged
 
@@ -330,7 +331,7 @@ def test_what_cannot_be_held_is_undefined_and_said_to_be(parts, undefined):
 
 def test_where_nothing_switches_holding_changes_nothing_and_costs_nothing():
     chain = chain_of(*[lambda x: -x / 3] * 3)
-    study = prepare_reaction(chain, (normal(4, 5), torch.zeros(4)))
+    study = prepare(ReactionStudy, chain, (normal(4, 5), torch.zeros(4)))
     # Three blocks, then the later ones for the deletions and for the donors.
     assert study.cost.block_evaluations == 3 + 2 * (2 + 1)
     frame = study.run().frame
@@ -388,7 +389,7 @@ def test_rows_are_means_over_the_examples_with_t_intervals(chain, result):
 
 
 def test_the_cost_is_known_before_and_counted(chain):
-    study = prepare_reaction(chain, make_data(), batch_size=5)
+    study = prepare(ReactionStudy, chain, make_data(), batch_size=5)
     # Six blocks of the net and six of the untrained one, then in each of three stages one more, in
     # three ways, for the donor, and for the untrained net.
     assert study.cost.block_evaluations == 2 * 6 + 5 * 3
@@ -584,9 +585,9 @@ def test_the_help_teaches(capsys):
 
 
 def test_interruption_keeps_what_is_done(saved, tmp_path, capsys, monkeypatch):
-    from ensemble_view.studies.reaction.study import ReactionStudy
+    from ensemble_view.studies.reaction.study import PreparedReaction
 
-    of_batch, calls = ReactionStudy._of_batch, []
+    of_batch, calls = PreparedReaction._of_batch, []
 
     def interrupted(self, *arguments):
         calls.append(1)
@@ -595,7 +596,7 @@ def test_interruption_keeps_what_is_done(saved, tmp_path, capsys, monkeypatch):
             raise KeyboardInterrupt
         return of_batch(self, *arguments)
 
-    monkeypatch.setattr(ReactionStudy, "_of_batch", interrupted)
+    monkeypatch.setattr(PreparedReaction, "_of_batch", interrupted)
     words = ("reaction", saved, "--limit", 20, "--batch-size", 4, "--out", tmp_path / "out")
     assert run(*words) == 1
     assert "Stopped after 8 of 20 examples" in capsys.readouterr().err

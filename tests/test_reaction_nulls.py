@@ -19,8 +19,9 @@ from ensemble_view.errors import MeasurementError
 from ensemble_view.nets.models.building import build
 from ensemble_view.studies.reaction.donors import donated
 from ensemble_view.studies.reaction.stage import reactions, stages_of
-from ensemble_view.studies.reaction.study import prepare_reaction
+from ensemble_view.studies.reaction.study import ReactionStudy
 from ensemble_view.studies.reaction.words import answer, in_words
+from ensemble_view.study.study import prepare
 from layers import wake
 
 
@@ -298,8 +299,7 @@ def test_where_there_is_no_untrained_net_the_reason_is_said():
     assert np.isnan(result.outcomes.reaction_untrained).all()
     net = wake(build("resnet14,width=4", in_channels=1))
     with pytest.raises(MeasurementError, match=r"^The untrained net comes apart into 3 blocks"):
-        prepare_reaction(
-            net, labelled(normal(4, 1, 8, 8)),
+        prepare(ReactionStudy, net, labelled(normal(4, 1, 8, 8)),
             untrained=wake(build("resnet8,width=4", in_channels=1)),
         )  # fmt: skip
 

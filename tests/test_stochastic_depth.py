@@ -18,7 +18,7 @@ from miniature import miniature_scale
 def test_miniature_compares_areas_of_equal_deletions(tmp_path, monkeypatch):
     scale = miniature_scale(tmp_path / "nets", examples=320, epochs=10)
     drawn = []
-    many = ensemble_view.many
+    many = ensemble_view.random
     monkeypatch.setattr(
         ensemble_view, "many", lambda *a, **k: (drawn.append(k["seed"]), many(*a, **k))[1]
     )

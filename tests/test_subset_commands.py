@@ -1,4 +1,4 @@
-"""lesion --all, --pairs and --surrogates on the command line."""
+"""The studies of subsets on the command line, also as they were written before."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_all_is_the_study_of_the_same_name(net, tmp_path, capsys):
     assert "Shapley value" in said
     checkpoint = ensemble_view.load_checkpoint(net)
     data = ensemble_view.open_data("digits", mean=(0.3,), std=(0.4,), limit=30, seed=2)
-    expected = ensemble_view.power_set(checkpoint, data, only="1,2", batch_size=30)
+    expected = ensemble_view.subsets(checkpoint, data, only="1,2", batch_size=30)
     assert PowerSetResult.load(tmp_path).frame.equals(expected.frame)
     assert {file.name for file in tmp_path.iterdir()} >= {"power_set.pdf", "subsets.csv"}
 
@@ -61,8 +61,8 @@ def test_pairs_and_surrogates_are_saved_and_printed_for_machines(net, tmp_path, 
     ("words", "message"),
     [
         (("--all", "--pairs"), "--all and --pairs were given, which are different studies; give"),
-        (("--do", "delete 1", "--surrogates"), "--do and --surrogates were given, which are"),
-        (("--only", "1"), "--only chooses the blocks of --all, --pairs, --surrogates; none of"),
+        (("--do", "delete 1", "--surrogates"), "--surrogates and --do were given, which are"),
+        (("--only", "1"), "--only is an option of pairs, subsets, additivity and control, not"),
         (("--all", "--only", "0,7"), "There is no block 7: this chain has 3 blocks, 0 to 2."),
         (("--pairs", "--only", "layer9.0"), "No block is called 'layer9.0'; the blocks of this"),
     ],

@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import ensemble_view
 import ensemble_view.studies.additivity.study as study_module
 from cases import images as make_images
-from ensemble_view import Block, Chain, Delete, SurrogatesResult, edited, surrogates, unravel
+from ensemble_view import Block, Chain, Delete, SurrogatesResult, edited, unravel
 from ensemble_view.errors import InterventionError, MeasurementError
 from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.order_shares import order_shares
 from ensemble_view.statistics.spectrum import order_energies, variance_shares
 from ensemble_view.statistics.surrogates import fit_surrogate, held_out_r2
 from ensemble_view.studies.additivity.figure import surrogates_figure
-from ensemble_view.studies.additivity.study import prepare_surrogates
+from ensemble_view.studies.additivity.study import AdditivityStudy
+from ensemble_view.study.study import prepare
 from layers import wake
 from state import unchanged
 
@@ -33,7 +35,7 @@ def examples(count: int = 6) -> tuple[Tensor, Tensor]:
 def result() -> SurrogatesResult:
     model = small()
     with unchanged(model):
-        return surrogates(model, examples(), subsets=15, fresh=12, seed=3)
+        return ensemble_view.additivity(model, examples(), subsets=15, fresh=12, seed=3)
 
 
 def chain_of(branch, blocks: int = 20) -> Chain:
@@ -55,7 +57,7 @@ def test_additive_branches_add_up_and_are_predicted_by_a_sum_over_blocks():
     def branch(i: int):
         return lambda x, context: added[i].expand(len(x), 4)
 
-    found = surrogates(chain_of(branch), inputs_of(), subsets=300, fresh=20)
+    found = ensemble_view.additivity(chain_of(branch), inputs_of(), subsets=300, fresh=20)
     frame = found.frame
     assert list(frame["deleted"].unique().round(9)) == [1, 2, 5, 10]
     logits = frame[frame["quantity"] == "logits"]
@@ -73,7 +75,7 @@ def test_one_strong_block_among_dead_ones_is_additive_but_not_called_an_ensemble
     chain = chain_of(
         lambda i: lambda x, context: (strong if i == 4 else 0 * strong).expand(len(x), 4)
     )
-    found = surrogates(chain, inputs_of(), subsets=110, fresh=20)
+    found = ensemble_view.additivity(chain, inputs_of(), subsets=110, fresh=20)
     logits = found.frame[found.frame["quantity"] == "logits"]
     assert logits["first"].to_numpy() == pytest.approx(np.ones(4))
     assert logits["effective"].to_numpy() == pytest.approx(np.ones(4), abs=1e-6)
@@ -86,7 +88,7 @@ def test_a_chain_of_factors_has_the_shares_of_a_product():
     factors = torch.linspace(-0.9, 0.9, 4, dtype=torch.float64)
     chain = chain_of(lambda i: lambda x, context: x * factors, blocks=6)
     inputs = inputs_of(60)
-    found = surrogates(chain, inputs, subsets=150, fresh=50)
+    found = ensemble_view.additivity(chain, inputs, subsets=150, fresh=50)
     masks = (np.arange(64)[:, None] >> np.arange(6) & 1).sum(1)
     x, a = inputs[0].numpy(), factors.numpy()
     logits = x * (1 + a) ** masks[:, None, None]
@@ -135,13 +137,19 @@ def test_shares_are_those_of_the_hooks_logits_on_the_subsets_that_were_drawn(res
 
 def test_subsets_are_drawn_with_their_probability_by_the_seed():
     chain = chain_of(lambda i: lambda x, context: x)
-    study = prepare_surrogates(chain, inputs_of(), subsets=300, fresh=100, seed=1, batch_size=8)
+    study = prepare(
+        AdditivityStudy, chain, inputs_of(), subsets=300, fresh=100, seed=1, batch_size=8
+    )
     assert study.keeps == (0.95, 0.9, 0.75, 0.5)
     for keep, kept in zip(study.keeps, study.kept, strict=True):
         error = np.sqrt(keep * (1 - keep) / kept.size)
         assert abs(kept.mean() - keep) < 4 * error
-    again = prepare_surrogates(chain, inputs_of(), subsets=300, fresh=100, seed=1, batch_size=8)
-    other = prepare_surrogates(chain, inputs_of(), subsets=300, fresh=100, seed=2, batch_size=8)
+    again = prepare(
+        AdditivityStudy, chain, inputs_of(), subsets=300, fresh=100, seed=1, batch_size=8
+    )
+    other = prepare(
+        AdditivityStudy, chain, inputs_of(), subsets=300, fresh=100, seed=2, batch_size=8
+    )
     assert np.array_equal(study.kept, again.kept)
     assert not np.array_equal(study.kept, other.kept)
     plans = study.experiment.engine.plans[1:]
@@ -172,22 +180,24 @@ def test_the_figure_shows_every_share(result):
 
 def test_too_few_subsets_for_the_precision_are_refused_with_how_many_it_takes():
     with pytest.raises(MeasurementError) as caught:
-        surrogates(chain_of(lambda i: lambda x, context: x), inputs_of(), subsets=90, precision=0.1)
+        ensemble_view.additivity(
+            chain_of(lambda i: lambda x, context: x), inputs_of(), subsets=90, precision=0.1
+        )
     assert str(caught.value) == (
         "90 subsets to fit to and 100 fresh ones were asked for; expected at least 10 of each and "
         "383 together, since the share of the variance up to order 2 of 20 blocks is to be known "
         "to ±0.1 (precision) where little is additive."
     )
     chain = chain_of(lambda i: lambda x, context: x, blocks=60)
-    study = prepare_surrogates(chain, inputs_of(), batch_size=8)
+    study = prepare(AdditivityStudy, chain, inputs_of(), batch_size=8)
     assert study.kept.shape == (4, 389, 60)
 
 
 def test_too_few_subsets_or_blocks_and_too_many_numbers_are_refused(monkeypatch):
     with pytest.raises(MeasurementError, match="5 subsets to fit to and 100 fresh ones were asked"):
-        surrogates(small(), examples(), subsets=5)
+        ensemble_view.additivity(small(), examples(), subsets=5)
     with pytest.raises(InterventionError, match=r"Only block 1 \(layer2.0\) is there to be delet"):
-        surrogates(small(), examples(), only="1")
+        ensemble_view.additivity(small(), examples(), only="1")
     monkeypatch.setattr(study_module, "_MOST_NUMBERS", 9000)
     with pytest.raises(MeasurementError, match="600 subsets on 6 examples are 18,000 numbers, mor"):
-        surrogates(small(), examples())
+        ensemble_view.additivity(small(), examples())

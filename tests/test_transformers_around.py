@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import error
-from ensemble_view import (
+from ensemble_view import (  # fmt: skip
     Chain,
     Compose,
     Delete,
@@ -22,7 +22,7 @@ from ensemble_view import (
     Swap,
     edited,
     unravel,
-)  # fmt: skip
+)
 from ensemble_view.core.plan import bind
 from state import unchanged
 

@@ -27,7 +27,6 @@ from ensemble_view import (
     Reorder,
     ReorderResult,
     edited,
-    many,
     reorder,
     unravel,
 )
@@ -39,11 +38,12 @@ from ensemble_view.nets.models.building import build
 from ensemble_view.statistics.crossed_ratio import crossed_ratio
 from ensemble_view.statistics.subset_mean import calibrated_mean, survival
 from ensemble_view.statistics.subsets import Subsets
-from ensemble_view.studies.random.study import prepare_many
-from ensemble_view.studies.reorder.study import prepare_reorder
+from ensemble_view.studies.random.study import RandomStudy
+from ensemble_view.studies.reorder.study import ReorderStudy
 from ensemble_view.study.counts import read_counts
 from ensemble_view.study.draws import draw_swaps, exchanges, stages_of, swapped
 from ensemble_view.study.files import ResultError
+from ensemble_view.study.study import prepare
 from language_nets import VOCABULARY, own_net, sequences, sums_by_hand
 from state import unchanged
 
@@ -197,7 +197,7 @@ def bounded_by_hand(
 
 @cache
 def many_result() -> ManyResult:
-    return many(net(), data(), count="1-2,8-9", trials=12, batch_size=8)
+    return ensemble_view.random(net(), data(), count="1-2,8-9", trials=12, batch_size=8)
 
 
 @cache
@@ -313,7 +313,7 @@ def test_sequences_of_swaps_are_all_there_are_or_drawn_without_repetition():
 
 def test_every_trial_is_that_of_the_hooks_and_the_model_is_left_alone():
     with unchanged(net()):
-        result = many(net(), data(), count="1,3,8-9", trials=12, batch_size=8)
+        result = ensemble_view.random(net(), data(), count="1,3,8-9", trials=12, batch_size=8)
     expected = errors_by_hooks(*(Delete(*blocks) for blocks in result.deleted))
     np.testing.assert_array_equal(result.run.scores.values, expected)
     assert expected.mean(1).std() > 0.02
@@ -361,29 +361,29 @@ def test_each_row_is_what_the_definitions_say():
 
 
 def test_what_is_drawn_follows_from_the_seed_and_no_subset_comes_twice():
-    study = prepare_many(chain(), data(), count="2-4", trials=20, seed=5)
-    again = prepare_many(chain(), data(), count="2-4", trials=20, seed=5)
-    other = prepare_many(chain(), data(), count="2-4", trials=20, seed=6)
+    study = prepare(RandomStudy, chain(), data(), count="2-4", trials=20, seed=5)
+    again = prepare(RandomStudy, chain(), data(), count="2-4", trials=20, seed=5)
+    other = prepare(RandomStudy, chain(), data(), count="2-4", trials=20, seed=6)
     assert study.deleted == again.deleted != other.deleted
     assert len(set(study.deleted)) == len(study.deleted) == 60
     # Fewer numbers draw the same subsets for these.
-    fewer = prepare_many(chain(), data(), count="2", trials=20, seed=5)
+    fewer = prepare(RandomStudy, chain(), data(), count="2", trials=20, seed=5)
     assert fewer.deleted == study.deleted[:20]
 
 
 def test_all_subsets_are_taken_where_there_are_no_more_than_trials():
-    study = prepare_many(chain(), data(), count="1-9", trials=36)
+    study = prepare(RandomStudy, chain(), data(), count="1-9", trials=36)
     assert study.enumerated == (1, 2, 7, 8, 9)
     of_two = [blocks for blocks in study.deleted if len(blocks) == 2]
     assert of_two == list(itertools.combinations(range(BLOCKS), 2))
 
 
 def test_only_blocks_that_keep_the_shape_or_even_shares_of_the_stages():
-    keeping = prepare_many(chain(), data(), count="2,7", trials=21, shape_keeping=True)
+    keeping = prepare(RandomStudy, chain(), data(), count="2,7", trials=21, shape_keeping=True)
     assert set(itertools.chain(*keeping.deleted)) == set(range(9)) - {3, 6}
     assert keeping.enumerated == (2, 7)
     assert len(keeping.deleted) == 22
-    even = prepare_many(chain(), data(), count="3,5", trials=30, stratified=True)
+    even = prepare(RandomStudy, chain(), data(), count="3,5", trials=30, stratified=True)
     assert even.subsets.groups == ((0, 1, 2), (3, 4, 5), (6, 7, 8))
     # Three of one from each of three: 27, fewer than the trials.
     assert even.enumerated == (3,)
@@ -396,12 +396,14 @@ def test_only_blocks_that_keep_the_shape_or_even_shares_of_the_stages():
         for count in (3, 5)
     }
     assert shares == {3: {(1, 1, 1)}, 5: {(1, 2, 2)}}
-    both = prepare_many(chain(), data(), count=7, trials=2, stratified=True, shape_keeping=True)
+    both = prepare(
+        RandomStudy, chain(), data(), count=7, trials=2, stratified=True, shape_keeping=True
+    )
     assert both.subsets.groups == ((0, 1, 2), (4, 5), (7, 8))
 
 
 def test_by_default_one_to_as_many_as_there_are_up_to_twenty():
-    study = prepare_many(chain(), data(), trials=2)
+    study = prepare(RandomStudy, chain(), data(), trials=2)
     assert sorted({len(blocks) for blocks in study.deleted}) == list(range(1, 10))
 
 
@@ -416,7 +418,7 @@ def trie(kept: list[set[int]]) -> set[tuple[bool, ...]]:
 
 
 def test_cost_is_that_of_the_shared_prefixes():
-    study = prepare_many(chain(), data(), count="1,3", trials=12, batch_size=8)
+    study = prepare(RandomStudy, chain(), data(), count="1,3", trials=12, batch_size=8)
     plans = [set(range(BLOCKS)), *({*range(BLOCKS)} - set(blocks) for blocks in study.deleted)]
     prefixes = trie(plans)
     plans += [{*range(BLOCKS)} - {block} for block in range(BLOCKS)]
@@ -425,7 +427,7 @@ def test_cost_is_that_of_the_shared_prefixes():
     assert f"instead of {sum(map(len, plans))} " in str(study)
     assert study.run().run.cost.block_evaluations == len(prefixes)
     # Without single deletions among the trials, it is said what they add.
-    apart = prepare_many(chain(), data(), count="3", trials=12, batch_size=8)
+    apart = prepare(RandomStudy, chain(), data(), count="3", trials=12, batch_size=8)
     of_trials = [{*range(BLOCKS)}, *({*range(BLOCKS)} - set(blocks) for blocks in apart.deleted)]
     alone = [{*range(BLOCKS)} - {block} for block in range(BLOCKS)]
     added = len(trie(of_trials + alone)) - len(trie(of_trials))
@@ -435,12 +437,18 @@ def test_cost_is_that_of_the_shared_prefixes():
 
 
 REFUSED = [
-    (lambda: many(chain(), data(), count=10), "10 blocks are to be deleted, but only 9 of the 9"),
     (
-        lambda: many(chain(), data(), count="8", shape_keeping=True),
+        lambda: ensemble_view.random(chain(), data(), count=10),
+        "10 blocks are to be deleted, but only 9 of the 9",
+    ),
+    (
+        lambda: ensemble_view.random(chain(), data(), count="8", shape_keeping=True),
         "8 blocks are to be deleted, but only 7 of the 9 blocks keep the shape; ask for at most 7",
     ),
-    (lambda: many(chain(), data(), trials=1), "1 trial cannot tell how much trials differ; ask"),
+    (
+        lambda: ensemble_view.random(chain(), data(), trials=1),
+        "1 trial cannot tell how much trials differ; ask",
+    ),
     (lambda: reorder(chain(), data(), trials=0), "0 trials cannot tell how much trials differ"),
     (
         lambda: reorder(chain(), data(), swaps=3, adjacent=True),
@@ -543,7 +551,7 @@ def test_whole_stages_are_reversed_and_shuffled():
 
 
 def test_the_cost_of_orders_is_said_before_the_run():
-    study = prepare_reorder(chain(), data(), swaps="1-2", trials=10, batch_size=8)
+    study = prepare(ReorderStudy, chain(), data(), swaps="1-2", trials=10, batch_size=8)
     assert str(study).startswith("15 orders after 1 to 2 swaps on 24 examples: ")
 
 
@@ -632,7 +640,7 @@ def test_language_models_are_measured_by_the_loss_per_token():
     model = own_net(vocabulary=VOCABULARY, blocks=3)
     tokens = sequences(12, 7, 12)
     text = windows("drawn", tokens, 64, "drawn")
-    result = many(model, text, count="1-2", trials=3, batch_size=2)
+    result = ensemble_view.random(model, text, count="1-2", trials=3, batch_size=2)
     found = unravel(model, torch.from_numpy(tokens[0])[None])
     assert len(result.deleted) == 6
     for blocks, mean in zip(result.deleted, result.means, strict=True):
@@ -652,7 +660,7 @@ def test_a_measure_of_ones_own_is_drawn_from_too():
     def margin(outputs: Tensor, labels: Tensor) -> Tensor:
         return outputs.gather(1, labels[:, None])[:, 0]
 
-    result = many(net(), data(), count="2", trials=3, measure=margin, batch_size=8)
+    result = ensemble_view.random(net(), data(), count="2", trials=3, measure=margin, batch_size=8)
     inputs, labels = data()
     for blocks, row in zip(result.deleted, result.run.scores.values, strict=True):
         with torch.no_grad(), edited(chain(), Delete(*blocks)):
@@ -713,9 +721,12 @@ def test_one_command_each_makes_the_figures(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--trials", 9), "--trials is for random deletions; say how many blocks, such as --cou"),
-        (("--stratified",), "--stratified is for random deletions"),
-        (("--count", "1-3", "--do", "swap 0 1"), "--count deletes random blocks, --do chosen"),
+        (("--trials", 9), "--trials is an option of random, not of lesion"),
+        (("--stratified",), "--stratified is an option of random, not of lesion"),
+        (
+            ("--count", "1-3", "--do", "swap 0 1"),
+            "--count and --do were given, which are different",
+        ),
         (("--count", "7"), "7 blocks are to be deleted, but only 6 of the 6 blocks can be del"),
     ],
 )

@@ -3,31 +3,32 @@
 The way data flow, and where to read on:
 
     checkpoint ──► model ──► Chain ──┐
-    (checkpoints)  (discovery, chain)├─► Plans ──► Engine ──► outcomes ──► statistics
-    data ──► batches ────────────────┘   (plan)   (engine)   (measures)       │
-    (datasets)                                                                ▼
-                             tables, figures ◄── results ◄── studies ◄────────┘
+    (nets)         (discovery)       ├─► Plans ──► Engine ──► outcomes ──► statistics
+    data ──► batches ────────────────┘   (core)    (core)     (measures)      │
+    (data)                                                                    ▼
+                  tables, figures, words ◄── results ◄── a study ◄────────────┘
+                                       (studies/NAME, made of what is in study)
 
 ``unravel`` takes a model apart into a :class:`Chain` of blocks, each with its shortcut and branch,
 and proves that the chain equals it. An intervention (``Delete(3) | Swap(7, 8)``) is a value; bound
-to a chain it is a plan; plans are sorted into a trie and the engine runs each distinct prefix once
-(``alteration`` puts together what a block runs that is not just kept or deleted).
-``edited`` does the same to the unmodified model for the length of a ``with``, one forward pass per
-plan, and is what the engine is tested against. ``extract`` makes a net of its own of what a plan
-leaves. Studies such as ``lesion`` choose interventions, run them as an experiment
-(``studies.experiment``), and return results with an interval on everything (``results.study``).
-The command line calls the same studies.
+to a chain it is a plan; plans are sorted into a trie and the engine runs each distinct prefix once.
+That is the core, one folder: read ``core`` first. ``edited`` does the same to the unmodified model
+for the length of a ``with``, one forward pass per plan, and is what the engine is tested against;
+``extract`` makes a net of its own of what a plan leaves (``edits``).
 
-``count_paths`` counts the paths through the blocks; ``gradients_by_length`` takes a chain and a
-batch, carries one cotangent per length back through the parts of each block (paths), and says which
-lengths supply the gradient; ``gradients_by_block`` says how much of it passes through which branch.
+A study is a value too: its options. Prepared on a model and data it says what it will cost, run it
+gives a result with an interval on everything (``study.study`` says what a study is, ``studies`` has
+a room for each). The command line is made from the same values, so that its numbers cannot differ.
 
-The core is small: ``chain``, ``interventions``, ``plan`` and ``engine``; read them in that order.
+``count_paths`` counts the paths through the blocks; ``gradients_by_length`` carries one cotangent
+per length back through the parts of each block (``paths``), and says which lengths supply the
+gradient; ``gradients_by_block`` says how much of it passes through which branch.
 """
 
 from __future__ import annotations
 
 import importlib
+import warnings
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +59,11 @@ if TYPE_CHECKING:
     from ensemble_view.nets.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
     from ensemble_view.paths.lengths import PathLengths, path_lengths
     from ensemble_view.studies.additivity.result import SurrogatesResult
-    from ensemble_view.studies.additivity.study import surrogates
+    from ensemble_view.studies.additivity.study import additivity
     from ensemble_view.studies.control.result import ControlResult
-    from ensemble_view.studies.control.study import lesion_control
+    from ensemble_view.studies.control.study import control
     from ensemble_view.studies.dose.result import DoseResult
-    from ensemble_view.studies.dose.study import dose_response
+    from ensemble_view.studies.dose.study import dose
     from ensemble_view.studies.export.exporting import export
     from ensemble_view.studies.gradients.blocks import gradients_by_block
     from ensemble_view.studies.gradients.blocks_result import GradientsByBlock
@@ -79,13 +80,15 @@ if TYPE_CHECKING:
     from ensemble_view.studies.pairs.study import pairs
     from ensemble_view.studies.paths.study import count_paths
     from ensemble_view.studies.random.result import ManyResult
-    from ensemble_view.studies.random.study import many
+    from ensemble_view.studies.random.study import random
     from ensemble_view.studies.reaction.result import ReactionResult
     from ensemble_view.studies.reaction.study import reaction
     from ensemble_view.studies.reorder.result import ReorderResult
     from ensemble_view.studies.reorder.study import reorder
     from ensemble_view.studies.subsets.result import PowerSetResult
-    from ensemble_view.studies.subsets.study import power_set
+    from ensemble_view.studies.subsets.study import subsets
+    from ensemble_view.study.loading import load
+    from ensemble_view.study.registry import register
 
 __all__ = [
     "Block",
@@ -126,9 +129,11 @@ __all__ = [
     "SurrogatesResult",
     "Swap",
     "TextData",
+    "additivity",
     "branch_means",
+    "control",
     "count_paths",
-    "dose_response",
+    "dose",
     "edited",
     "export",
     "extract",
@@ -137,19 +142,19 @@ __all__ = [
     "gradients_by_length",
     "inspect",
     "lesion",
-    "lesion_control",
+    "load",
     "load_checkpoint",
-    "many",
     "open_data",
     "open_text",
     "pairs",
     "parse_interventions",
     "path_lengths",
-    "power_set",
+    "random",
     "reaction",
+    "register",
     "reorder",
     "save_checkpoint",
-    "surrogates",
+    "subsets",
     "unravel",
 ]
 
@@ -194,9 +199,11 @@ _MODULE_OF = {
     "SurrogatesResult": "studies.additivity.result",
     "Swap": "core.interventions.places",
     "TextData": "data.text_data",
+    "additivity": "studies.additivity.study",
     "branch_means": "core.alteration",
+    "control": "studies.control.study",
     "count_paths": "studies.paths.study",
-    "dose_response": "studies.dose.study",
+    "dose": "studies.dose.study",
     "edited": "edits.hooks",
     "export": "studies.export.exporting",
     "extract": "edits.extraction",
@@ -205,20 +212,29 @@ _MODULE_OF = {
     "gradients_by_length": "studies.gradients.study",
     "inspect": "studies.inspect.inspection",
     "lesion": "studies.lesion.study",
-    "lesion_control": "studies.control.study",
+    "load": "study.loading",
     "load_checkpoint": "nets.checkpoints",
-    "many": "studies.random.study",
     "open_data": "data.opening",
     "open_text": "data.text_sources",
     "pairs": "studies.pairs.study",
     "parse_interventions": "core.interventions.parsing",
     "path_lengths": "paths.lengths",
-    "power_set": "studies.subsets.study",
+    "random": "studies.random.study",
     "reaction": "studies.reaction.study",
+    "register": "study.registry",
     "reorder": "studies.reorder.study",
     "save_checkpoint": "nets.checkpoints",
-    "surrogates": "studies.additivity.study",
+    "subsets": "studies.subsets.study",
     "unravel": "discovery.unravelling",
+}
+
+# What studies were called before the command, the function and the files of one had one name.
+_FORMER = {
+    "dose_response": "dose",
+    "lesion_control": "control",
+    "many": "random",
+    "power_set": "subsets",
+    "surrogates": "additivity",
 }
 
 __version__ = metadata.version("ensemble-view")
@@ -226,6 +242,10 @@ __version__ = metadata.version("ensemble-view")
 if not TYPE_CHECKING:  # A type checker would take any name for granted.
 
     def __getattr__(name: str) -> Any:
+        if name in _FORMER:
+            message = f"ensemble_view.{name} is called ensemble_view.{_FORMER[name]} now."
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+            return __getattr__(_FORMER[name])
         module = _MODULE_OF.get(name)
         if module is not None:
             value = getattr(importlib.import_module(f"{__name__}.{module}"), name)

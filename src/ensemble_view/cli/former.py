@@ -21,6 +21,13 @@ _STUDIES = {
 _SWITCHES = ("--pairs", "--all", "--surrogates")
 _CONTROLS = {"dropshortcut": "shortcut"}
 _OTHERS = {"--blocks", "--do"}
+_BELONGS = {
+    "--trials": "random",
+    "--shape-keeping": "random",
+    "--stratified": "random",
+    "--only": "pairs, subsets, additivity and control",
+    "--calibration": "control batchnorm",
+}
 
 
 def as_they_are(words: Sequence[str]) -> list[str]:
@@ -33,7 +40,7 @@ def as_they_are(words: Sequence[str]) -> list[str]:
         The words; others if they begin with ``lesion`` and choose another study by an option.
 
     Raises:
-        InterventionError: If several studies are chosen.
+        InterventionError: If several studies are chosen, or an option is that of another.
 
     Example:
         >>> as_they_are(["lesion", "net.pt", "--blocks", "3"])
@@ -41,7 +48,15 @@ def as_they_are(words: Sequence[str]) -> list[str]:
     """
     given = [word for each in words for word in _split(each)]
     chosen = [word for word in given if word in _STUDIES]
-    if given[:1] != ["lesion"] or not chosen:
+    if given[:1] != ["lesion"]:
+        return list(words)
+    if not chosen:
+        for word in given:
+            if word in _BELONGS:
+                raise InterventionError(
+                    f"{word} is an option of {_BELONGS[word]}, not of lesion; write the verb of "
+                    "that study in the place of lesion."
+                )
         return list(words)
     different = list(dict.fromkeys([*chosen, *(word for word in given if word in _OTHERS)]))
     if len(different) > 1:

@@ -8,7 +8,7 @@ from ensemble_view.errors import DataError
 
 __all__ = ["bundled", "bundled_names"]
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def _folders() -> list[Path]:

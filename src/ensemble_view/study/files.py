@@ -26,6 +26,7 @@ __all__ = [
     "prepare_folder",
     "read_arrays",
     "read_json",
+    "read_record",
     "write_arrays",
     "write_json",
     "write_table",
@@ -211,6 +212,39 @@ def _is_number(text: str) -> bool:
     return text == text.strip()
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON file of this package.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        ResultError: if the file is missing, or no JSON object.
+
+    Example:
+        >>> read_record(Path("nowhere/results.json"))
+        Traceback (most recent call last):
+        ...
+        ensemble_view.study.files.ResultError: There is no results.json in nowhere; ...
+    """
+    if not exists(path):
+        raise ResultError(
+            f"There is no {path.name} in {path.parent}; expected a folder that a result was saved "
+            "to; give the folder of --out or of save()."
+        )
+    try:
+        content = parse_file(path, strict=True, halves=True)
+    except UnreadableError as error:
+        raise ResultError(
+            f"{path} cannot be read ({error}); expected the JSON that save() wrote; check the "
+            "path, or run the study again."
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
 def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
     """Read a JSON file of this package and check what it says it is.
 
@@ -231,19 +265,8 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
         ...
         ensemble_view.study.files.ResultError: There is no results.json in nowhere; ...
     """
-    if not exists(path):
-        raise ResultError(
-            f"There is no {path.name} in {path.parent}; expected a folder that a result was saved "
-            "to; give the folder of --out or of save()."
-        )
-    try:
-        content = parse_file(path, strict=True, halves=True)
-    except UnreadableError as error:
-        raise ResultError(
-            f"{path} cannot be read ({error}); expected the JSON that save() wrote; check the "
-            "path, or run the study again."
-        ) from error
-    found = content.get("kind") if isinstance(content, dict) else None
+    content = read_record(path)
+    found = content.get("kind")
     if found != kind:
         raise ResultError(
             f"{path} holds a result of kind {found!r}; expected {kind!r}; load it with the class "

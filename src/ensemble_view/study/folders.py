@@ -36,6 +36,7 @@ __all__ = [
     "mismatch",
     "prepare",
     "record_digest",
+    "record_in",
     "sealed",
     "undisturbed",
     "whole_result",
@@ -255,6 +256,19 @@ def whole_result(
     with tempfile.TemporaryDirectory(prefix="ensemble-view-") as assembled:
         _assemble(folder, content, Path(assembled))
         yield content, Path(assembled)
+
+
+def record_in(folder: Path) -> Path:
+    """Find the record of a folder's result, also where a save was cut short.
+
+    Args:
+        folder: that a result was saved to.
+
+    Returns:
+        Its path; where there is none, that at which it was to be.
+    """
+    pending = folder / _COMMITTED / RECORD
+    return pending if os.path.isfile(pending) else folder / RECORD
 
 
 def undisturbed(folder: Path, read: Callable[[], ValueT]) -> ValueT:

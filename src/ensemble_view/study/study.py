@@ -193,6 +193,7 @@ def prepare(
         >>> ready.run().frame["drop"].count()
         np.int64(1)
     """
-    own = {name: value for name, value in options.items() if name not in Options.__annotations__}
+    fields = study.__dataclass_fields__  # type: ignore[attr-defined]
+    own = {name: value for name, value in options.items() if name in fields}
     shared: Any = {name: value for name, value in options.items() if name not in own}
     return study(**own).prepare(model, data, **shared)

@@ -33,7 +33,7 @@ from ensemble_view.study.outcomes import LanguageOutcomes
 from ensemble_view.study.study import Option, PricedExperiment, Study
 from ensemble_view.study.subset_values import quantities_of
 
-__all__ = ["AdditivityStudy", "PreparedAdditivity", "surrogates"]
+__all__ = ["AdditivityStudy", "PreparedAdditivity", "additivity"]
 
 Kept = npt.NDArray[np.bool_]
 
@@ -208,7 +208,7 @@ class AdditivityStudy(Study[SurrogatesResult]):
         return PreparedAdditivity(made, blocks, keeps, kept, self.fresh)
 
 
-def surrogates(
+def additivity(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
     *,
@@ -256,7 +256,7 @@ def surrogates(
         >>> import torch
         >>> from ensemble_view.nets.models.building import build
         >>> images, labels = torch.randn(8, 3, 8, 8), torch.arange(8)
-        >>> found = surrogates(build("resnet8,width=4").eval(), (images, labels), subsets=20,
+        >>> found = additivity(build("resnet8,width=4").eval(), (images, labels), subsets=20,
         ...                    fresh=10)
         >>> len(found.frame)
         8

@@ -30,7 +30,7 @@ from ensemble_view.study.study import Argument, Option, Study
 from ensemble_view.study.subject import Subject, open_for
 from ensemble_view.study.untrained import untrained_net
 
-__all__ = ["Control", "ControlStudy", "PreparedControl", "check_split", "lesion_control"]
+__all__ = ["Control", "ControlStudy", "PreparedControl", "check_split", "control"]
 
 Control: TypeAlias = Literal["shortcut", "untrained", "batchnorm"]
 
@@ -188,9 +188,7 @@ class ControlStudy(Study[ControlResult]):
             metavar="DATA",
         ),
     ] = None
-    calibration_examples: Annotated[int, Option("With batchnorm: on so many of them.", least=2)] = (
-        1024
-    )
+    calibration_examples: Annotated[int, Option("With batchnorm: on so many of them.")] = 1024
 
     def opened(self, training: Callable[[str | None], Data]) -> Self:
         """Open the data of BatchNorm's statistics."""
@@ -242,7 +240,7 @@ class ControlStudy(Study[ControlResult]):
         return PreparedControl(self.control, (full, *lesions), ready, None, engine, chosen, seconds)
 
 
-def lesion_control(
+def control(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
     control: Control = "shortcut",
@@ -288,7 +286,7 @@ def lesion_control(
         >>> from ensemble_view.nets.models.building import build
         >>> images, labels = torch.randn(8, 3, 8, 8), torch.arange(8)
         >>> net = build("resnet8,width=4").eval()
-        >>> lesion_control(net, (images, labels)).frame["block"].tolist()
+        >>> control(net, (images, labels)).frame["block"].tolist()
         ['0', '1', '2']
     """
     study = ControlStudy(control, only, untrained, calibration, calibration_examples)

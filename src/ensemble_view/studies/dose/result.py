@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["NULLS", "Dose", "DoseResult"]
 
 NULLS = ("noise", "constant", "donor", "mean", "flipped")
-"""What is done to a branch instead of deleting it; see :func:`ensemble_view.dose_response`."""
+"""What is done to a branch instead of deleting it; see :func:`ensemble_view.dose`."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ensemble_view.study.experiment import Experiment, Options, experiment, subj
 from ensemble_view.study.run import Run
 from ensemble_view.study.study import Option, PreparedExperiment, Study
 
-__all__ = ["DOSES", "DoseStudy", "PreparedDoses", "dose_response"]
+__all__ = ["DOSES", "DoseStudy", "PreparedDoses", "dose"]
 
 _MOST_DRAWS = 1_000
 _MOST_DOSES = 1_000
@@ -169,7 +169,7 @@ def _numbers(doses: str | Sequence[float]) -> set[float]:
         ) from None
 
 
-def dose_response(
+def dose(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
     *,
@@ -214,7 +214,7 @@ def dose_response(
     Example:
         >>> import ensemble_view
         >>> net = ensemble_view.load_checkpoint("digits-resnet110")
-        >>> result = ensemble_view.dose_response(
+        >>> result = ensemble_view.dose(
         ...     net, "digits", blocks="3,7", doses=[0, 0.5], draws=2, limit=20)
         >>> result.frame[["blocks", "dose", "n"]].tail(4)
           blocks  dose   n

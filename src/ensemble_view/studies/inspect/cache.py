@@ -165,7 +165,7 @@ def _beside(files: set[Path]) -> set[Path]:
 
 
 def _own_files() -> list[Path]:
-    return sorted(Path(__file__).resolve().parents[1].rglob("*.py"))
+    return sorted(Path(__file__).resolve().parents[2].rglob("*.py"))
 
 
 def _digest(file: Path) -> str:

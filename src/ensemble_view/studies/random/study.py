@@ -30,7 +30,7 @@ from ensemble_view.study.experiment import (
 )
 from ensemble_view.study.study import Option, PricedExperiment, Study
 
-__all__ = ["PreparedRandom", "RandomStudy", "check_trials", "many"]
+__all__ = ["PreparedRandom", "RandomStudy", "check_trials", "random"]
 
 _MOST = 20
 _MOST_TRIALS = 10_000
@@ -173,7 +173,7 @@ class RandomStudy(Study[ManyResult]):
         )
 
 
-def many(
+def random(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
     *,
@@ -223,7 +223,7 @@ def many(
     Example:
         >>> import ensemble_view
         >>> checkpoint = ensemble_view.load_checkpoint("digits-resnet110")
-        >>> result = ensemble_view.many(checkpoint, "digits", count="1,10", trials=3, limit=50)
+        >>> result = ensemble_view.random(checkpoint, "digits", count="1,10", trials=3, limit=50)
         >>> result.frame[["deleted", "trials", "enumerated"]].to_dict("list")
         {'deleted': [1, 10], 'trials': [54, 3], 'enumerated': [True, False]}
     """

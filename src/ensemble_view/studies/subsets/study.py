@@ -28,7 +28,7 @@ from ensemble_view.study.outcomes import LanguageOutcomes
 from ensemble_view.study.study import Option, PricedExperiment, Study
 from ensemble_view.study.subset_values import SubsetReduction, quantities_of
 
-__all__ = ["MOST_BLOCKS", "PreparedSubsets", "SubsetsStudy", "keep_probabilities", "power_set"]
+__all__ = ["MOST_BLOCKS", "PreparedSubsets", "SubsetsStudy", "keep_probabilities", "subsets"]
 
 MOST_BLOCKS = 16
 """2^16 subnetworks are the most that are run."""
@@ -133,7 +133,7 @@ class SubsetsStudy(Study[PowerSetResult]):
         )
 
 
-def power_set(
+def subsets(
     model: nn.Module | Chain | Checkpoint,
     data: Any,
     *,
@@ -170,7 +170,7 @@ def power_set(
         >>> import torch
         >>> from ensemble_view.nets.models.building import build
         >>> images, labels = torch.randn(8, 3, 8, 8), torch.arange(8)
-        >>> found = power_set(build("resnet8,width=4").eval(), (images, labels))
+        >>> found = subsets(build("resnet8,width=4").eval(), (images, labels))
         >>> len(found.frame), found.run.cost.block_evaluations
         (8, 7)
     """
