@@ -33,7 +33,6 @@ from ensemble_view.nets.models.building import build
 from ensemble_view.studies.subsets.study import SubsetsStudy
 from ensemble_view.study.files import prepare_folder, write_text
 from ensemble_view.study.result import StudyResult
-from ensemble_view.study.study import prepare
 from ensemble_view.training.recipe import Recipe
 from ensemble_view.training.training import train
 
@@ -99,7 +98,7 @@ def timed(name: str, chain: Chain, only: str | None, batch: tuple[Tensor, Tensor
     Returns:
         The times.
     """
-    study = prepare(SubsetsStudy, chain, batch, only=only, batch_size=len(batch[1]))
+    study = SubsetsStudy(only).prepare(chain, batch, batch_size=len(batch[1]))
     blocks = [block.index for block in study.blocks]
     rounds = []
     threads = torch.get_num_threads()

@@ -28,7 +28,7 @@ ALLOWED: dict[str, str] = {
     "core.interventions": "errors",
     "core.plan": "core.interventions errors",
     "core.trie": "core.plan",
-    "core": "core.interventions core.plan core.trie errors measures",
+    "core": "core.interventions core.plan core.trie errors measures shared_state",
     # From a model to a chain, and to edited nets.
     "discovery": "core core.plan errors shared_state",
     "edits": "core core.interventions core.plan discovery errors shared_state",

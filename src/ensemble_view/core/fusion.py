@@ -21,6 +21,7 @@ from torch import Tensor, fx
 
 from ensemble_view.core.chain import Block, Chain
 from ensemble_view.core.parts import Constant, Context, Drawn, InTurn, Part, Sum, expand, identity
+from ensemble_view.shared_state import EXPORT
 
 __all__ = ["FusedBlock", "FusedChain", "fuse", "fuse_part"]
 
@@ -362,8 +363,10 @@ def _is_fresh(node: fx.Node) -> bool:
 def _has_room(operand: fx.Node, node: fx.Node) -> bool:
     """Whether a node's value fits into an operand's memory: a broadcast sum may be larger."""
     there, here = operand.meta.get("val"), node.meta.get("val")
-    return (
-        isinstance(there, Tensor)
-        and isinstance(here, Tensor)
-        and (there.shape, there.dtype) == (here.shape, here.dtype)
-    )
+    # While a thread exports, torch records what any thread asks of symbolic shapes.
+    with EXPORT:
+        return (
+            isinstance(there, Tensor)
+            and isinstance(here, Tensor)
+            and (there.shape, there.dtype) == (here.shape, here.dtype)
+        )
