@@ -139,6 +139,22 @@ def test_the_table_has_no_cycle_and_no_module_that_is_gone():
     assert {known for allowed in graph.values() for known in allowed} <= set(ALLOWED)
 
 
+def test_no_files_import_each_other_in_a_circle():
+    """Imports for type checkers and within functions count, too."""
+    files = {".".join(f.relative_to(PACKAGE).with_suffix("").parts): f for f in sources()}
+    names = {name.removesuffix(".__init__"): file for name, file in files.items()}
+    graph: dict[str, set[str]] = {}
+    for name, file in names.items():
+        known = {target.removeprefix(f"{PACKAGE.name}.") for target, _ in imported(file)}
+        # A name from a module is joined to it; a module from a package is itself.
+        joined = {each if each in names else each.rpartition(".")[0] for each in known}
+        graph[name] = {each for each in joined if each in names and each != name}
+    del graph["__init__"]  # The package's face, which everything stands behind.
+    assert len(graph) > 150
+    assert sum(map(len, graph.values())) > 500
+    graphlib.TopologicalSorter(graph).prepare()
+
+
 def test_only_the_entry_point_imports_the_command_line():
     importers = {
         component(file)

@@ -6,7 +6,7 @@ it is needed.
 
 from __future__ import annotations
 
-from ensemble_view.study.registry import register, register_results
+from ensemble_view.study.registry import Kind, register, register_results
 
 _ROOMS = "ensemble_view.studies"
 
@@ -22,20 +22,69 @@ register(f"{_ROOMS}.dose.study:DoseStudy", "dose")
 
 register_results(
     {
-        "lesion": f"{_ROOMS}.lesion.result:LesionResult",
-        "language lesion": f"{_ROOMS}.lesion.language:LanguageResult",
-        "measured lesion": f"{_ROOMS}.lesion.own:MeasuredResult",
-        "many deletions": f"{_ROOMS}.random.result:ManyResult",
-        "reorderings": f"{_ROOMS}.reorder.result:ReorderResult",
-        "pairs": f"{_ROOMS}.pairs.result:PairsResult",
-        "power set": f"{_ROOMS}.subsets.result:PowerSetResult",
-        "surrogates": f"{_ROOMS}.additivity.result:SurrogatesResult",
-        "control": f"{_ROOMS}.control.result:ControlResult",
-        "reaction": f"{_ROOMS}.reaction.result:ReactionResult",
-        "dose and response": f"{_ROOMS}.dose.result:DoseResult",
-        "paths": f"{_ROOMS}.paths.result:PathCounts",
-        "gradients by path length": f"{_ROOMS}.gradients.result:GradientsByLength",
-        "gradients by block": f"{_ROOMS}.gradients.blocks_result:GradientsByBlock",
-        "gradients by checkpoint": f"{_ROOMS}.gradients.checkpoints_result:GradientsByCheckpoint",
+        "lesion": Kind(
+            f"{_ROOMS}.lesion.result:LesionResult",
+            f"{_ROOMS}.lesion.figure:lesion_figure",
+        ),
+        "language lesion": Kind(
+            f"{_ROOMS}.lesion.language:LanguageResult",
+            f"{_ROOMS}.lesion.figure:language_figure",
+        ),
+        "measured lesion": Kind(
+            f"{_ROOMS}.lesion.own:MeasuredResult",
+            f"{_ROOMS}.lesion.figure:own_figure",
+        ),
+        "many deletions": Kind(
+            f"{_ROOMS}.random.result:ManyResult",
+            f"{_ROOMS}.random.figure:many_figure",
+        ),
+        "reorderings": Kind(
+            f"{_ROOMS}.reorder.result:ReorderResult",
+            f"{_ROOMS}.reorder.figure:reorder_figure",
+        ),
+        "pairs": Kind(
+            f"{_ROOMS}.pairs.result:PairsResult",
+            f"{_ROOMS}.pairs.figure:pairs_figure",
+        ),
+        "power set": Kind(
+            f"{_ROOMS}.subsets.result:PowerSetResult",
+            f"{_ROOMS}.subsets.figure:power_set_figure",
+            f"{_ROOMS}.subsets.words",
+        ),
+        "surrogates": Kind(
+            f"{_ROOMS}.additivity.result:SurrogatesResult",
+            f"{_ROOMS}.additivity.figure:surrogates_figure",
+        ),
+        "control": Kind(
+            f"{_ROOMS}.control.result:ControlResult",
+            f"{_ROOMS}.control.figure:controls_figure",
+        ),
+        "reaction": Kind(
+            f"{_ROOMS}.reaction.result:ReactionResult",
+            f"{_ROOMS}.reaction.figure:reaction_figure",
+            f"{_ROOMS}.reaction.words",
+        ),
+        "dose and response": Kind(
+            f"{_ROOMS}.dose.result:DoseResult",
+            f"{_ROOMS}.dose.figure:dose_figure",
+            f"{_ROOMS}.dose.words",
+        ),
+        "paths": Kind(
+            f"{_ROOMS}.paths.result:PathCounts",
+            f"{_ROOMS}.paths.figure:paths_figure",
+        ),
+        "gradients by path length": Kind(
+            f"{_ROOMS}.gradients.result:GradientsByLength",
+            f"{_ROOMS}.gradients.figure:gradients_figure",
+            f"{_ROOMS}.gradients.words",
+        ),
+        "gradients by block": Kind(
+            f"{_ROOMS}.gradients.blocks_result:GradientsByBlock",
+            f"{_ROOMS}.gradients.blocks_figure:blocks_figure",
+        ),
+        "gradients by checkpoint": Kind(
+            f"{_ROOMS}.gradients.checkpoints_result:GradientsByCheckpoint",
+            f"{_ROOMS}.gradients.checkpoints_figure:checkpoints_figure",
+        ),
     }
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from ensemble_view.study.files import ResultError, read_record
 from ensemble_view.study.folders import record_in
-from ensemble_view.study.registry import result_of_kind
+from ensemble_view.study.registry import kind_named
 
 __all__ = ["load"]
 
@@ -33,10 +33,10 @@ def load(folder: str | Path) -> Any:
     """
     path = record_in(Path(folder))
     kind = read_record(path).get("kind")
-    found = result_of_kind(kind)
+    found: Any = kind_named(kind)
     if found is None:
         raise ResultError(
             f"{path} holds a result of kind {kind!r}, which no study here gives; load it with the "
             "release that wrote it, or register its study first."
         )
-    return found.load(folder)
+    return found.result.load(folder)

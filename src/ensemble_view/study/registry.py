@@ -1,27 +1,41 @@
 """The studies that there are, by their verbs, and their results, by their kinds.
 
-Each is a class, or ``"module:class"``, which is imported when it is needed.
+What is registered is a class or function, or ``"module:name"``, which is imported when it is
+needed: so results know neither their figures nor their words, which both know the results.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from ensemble_view.errors import MeasurementError
 
-if TYPE_CHECKING:
-    from ensemble_view.study.result import StudyResult
-    from ensemble_view.study.study import Study
+__all__ = ["Kind", "kind_named", "names", "register", "register_results", "study_named"]
 
-__all__ = ["names", "register", "register_results", "result_of_kind", "study_named"]
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of result, and who draws it and puts it into words.
+
+    Args:
+        result: The class.
+        figure: From a result to a matplotlib figure.
+        words: The module with ``table`` and ``summary``, where the class has none of its own.
+    """
+
+    result: type[Any] | str
+    figure: Callable[[Any], Any] | str | None = None
+    words: str | None = None
+
 
 _studies: dict[str, Any] = {}
-_results: dict[str, Any] = {}
+_kinds: dict[str, Kind] = {}
 
 
-def register(study: type[Study[Any]] | str, name: str | None = None) -> None:
+def register(study: type[Any] | str, name: str | None = None) -> None:
     """Add a study: to the command line, and to what :func:`study_named` finds.
 
     Args:
@@ -38,13 +52,13 @@ def register(study: type[Study[Any]] | str, name: str | None = None) -> None:
     _studies[name] = study
 
 
-def register_results(results: Mapping[str, type[StudyResult] | str]) -> None:
-    """Add results, so that :func:`ensemble_view.load` knows them.
+def register_results(results: Mapping[str, Kind]) -> None:
+    """Add kinds of results, so that :func:`ensemble_view.load` and ``plot`` know them.
 
     Args:
-        results: By the kind that their records have: the class, or ``"module:class"``.
+        results: By the kind that their records have.
     """
-    _results.update(results)
+    _kinds.update(results)
 
 
 def names() -> tuple[str, ...]:
@@ -61,7 +75,7 @@ def names() -> tuple[str, ...]:
     return tuple(_studies)
 
 
-def study_named(name: str) -> type[Study[Any]]:
+def study_named(name: str) -> type[Any]:
     """Find a study by its verb.
 
     Args:
@@ -79,28 +93,33 @@ def study_named(name: str) -> type[Study[Any]]:
     """
     if name not in names():
         raise MeasurementError(f"There is no study {name!r}; expected {', '.join(names())}.")
-    found: type[Study[Any]] = _imported(_studies[name])
+    found: type[Any] = _imported(_studies[name])
     return found
 
 
-def result_of_kind(kind: object) -> type[StudyResult] | None:
-    """Find the class of a result by the kind that its record has.
+def kind_named(name: object) -> Kind | None:
+    """Find what is known of a kind of result.
 
     Args:
-        kind: Of a record.
+        name: The kind that a record has.
 
     Returns:
-        The class; None if no study gives such results.
+        With everything imported; None if no study gives such results.
+
+    Example:
+        >>> kind_named("pairs").result.__name__
+        'PairsResult'
     """
     importlib.import_module("ensemble_view.studies")
-    found: type[StudyResult] | None = (
-        _imported(_results[kind]) if isinstance(kind, str) and kind in _results else None
-    )
-    return found
+    found = _kinds.get(name) if isinstance(name, str) else None
+    if found is None:
+        return None
+    return Kind(*map(_imported, (found.result, found.figure, found.words)))
 
 
 def _imported(found: Any) -> Any:
-    if isinstance(found, str):
-        module, _, name = found.partition(":")
-        return getattr(importlib.import_module(module), name)
-    return found
+    if not isinstance(found, str):
+        return found
+    module, _, name = found.partition(":")
+    imported = importlib.import_module(module)
+    return getattr(imported, name) if name else imported

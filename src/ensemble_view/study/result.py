@@ -17,6 +17,7 @@ from ensemble_view.printable import printable
 from ensemble_view.study import files, folders
 from ensemble_view.study.checked import check_types
 from ensemble_view.study.files import ResultError, ResultWarning
+from ensemble_view.study.registry import kind_named
 from ensemble_view.study.words import html_table, wrapped
 
 if TYPE_CHECKING:
@@ -50,22 +51,28 @@ class StudyResult(ABC):
         """The main table."""
 
     @property
-    @abstractmethod
     def table(self) -> str:
         """The main table as text of at most 80 columns."""
+        return str(self._known.words.table(self))
 
     @property
-    @abstractmethod
     def summary(self) -> str:
         """The result in plain words."""
+        return str(self._known.words.summary(self))
 
-    @abstractmethod
     def plot(self) -> Figure:
         """Draw the result.
 
         Returns:
             A matplotlib figure that belongs to no window.
         """
+        figure: Figure = self._known.figure(self)
+        return figure
+
+    @property
+    def _known(self) -> Any:
+        """Who draws this kind of result and puts it into words."""
+        return kind_named(self.kind)
 
     @abstractmethod
     def _record(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ from ensemble_view.study import files
 from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["OrderShareRow", "SurrogatesResult"]
 
@@ -160,16 +157,6 @@ class SurrogatesResult(StudyResult):
             "majority vote of independent members is not additive, and a net of one strong block "
             "among dead ones is. The result holds for this net on these examples."
         )
-
-    def plot(self) -> Figure:
-        """Draw the shares against the number of blocks deleted on average.
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.additivity.figure import surrogates_figure
-
-        return surrogates_figure(self)
 
     @property
     def stopped_after(self) -> int | None:

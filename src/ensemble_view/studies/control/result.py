@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,6 @@ from ensemble_view.study.outcomes import Outcomes
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
 from ensemble_view.study.words import about, shortened
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["ControlResult"]
 
@@ -252,16 +249,6 @@ class ControlResult(StudyResult):
         deleted = "deleted, trained" if self.control == "untrained" else "branch deleted"
         words = {"untrained": "deleted, untrained", "batchnorm": "deleted, recalibrated"}
         return deleted, words.get(self.control, "shortcut dropped")
-
-    def plot(self) -> Figure:
-        """Draw both drops of each block side by side.
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.control.figure import controls_figure
-
-        return controls_figure(self)
 
     @property
     def stopped_after(self) -> int | None:

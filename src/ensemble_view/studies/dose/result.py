@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,8 @@ from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics.paired import tango_interval
 from ensemble_view.statistics.paired_ratio import paired_ratio
 from ensemble_view.statistics.ratios import ratio_mean
-from ensemble_view.studies.dose import words as dose_text
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["NULLS", "Dose", "DoseResult"]
 
@@ -220,26 +216,6 @@ class DoseResult(StudyResult):
         if self.nulls_frame.empty:
             return {"dose": self.frame}
         return {"dose": self.frame, "nulls": self.nulls_frame, "ranges": self.ranges_frame}
-
-    @property
-    def table(self) -> str:
-        """A row per set of blocks and a column per dose; then deletion beside each null."""
-        return dose_text.table(self)
-
-    @property
-    def summary(self) -> str:
-        """The result in plain words: how fast the net gets worse, and does size explain it?"""
-        return dose_text.summary(self)
-
-    def plot(self) -> Figure:
-        """Draw what is measured against the dose, and deletions beside the nulls.
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.dose.figure import dose_figure
-
-        return dose_figure(self)
 
     @property
     def stopped_after(self) -> int | None:

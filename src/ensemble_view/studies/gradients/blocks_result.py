@@ -6,16 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import pandas as pd
 
 from ensemble_view.study.provenance import Provenance
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.words import about
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["BlockRow", "GradientsByBlock"]
 
@@ -152,16 +149,6 @@ class GradientsByBlock(StudyResult):
             )
         sentences.append(about(self.examples, self.unit))
         return " ".join(sentences)
-
-    def plot(self) -> Figure:
-        """Draw gradient, size and direction of each branch, and the head after each block.
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.gradients.blocks_figure import blocks_figure
-
-        return blocks_figure(self)
 
     @property
     def stopped_after(self) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import pandas as pd
 
@@ -13,9 +13,6 @@ from ensemble_view.errors import MeasurementError
 from ensemble_view.studies.gradients.result import GradientsByLength
 from ensemble_view.studies.gradients.words import NAMES
 from ensemble_view.study.result import StudyResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["GradientsByCheckpoint"]
 
@@ -126,16 +123,6 @@ class GradientsByCheckpoint(StudyResult):
             )
         sentences.append("These statements concern this run on these examples.")
         return " ".join(sentences)
-
-    def plot(self) -> Figure:
-        """Draw mean lengths over the checkpoints, and the weights of all lengths at each.
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.gradients.checkpoints_figure import checkpoints_figure
-
-        return checkpoints_figure(self)
 
     @property
     def stopped_after(self) -> int | None:

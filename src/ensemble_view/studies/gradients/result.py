@@ -7,18 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import pandas as pd
 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.lengths import PathLengths, smallest_interval
-from ensemble_view.studies.gradients import words as gradients_text
 from ensemble_view.study.provenance import Provenance
 from ensemble_view.study.result import StudyResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = [
     "EffectiveLengths",
@@ -281,21 +277,6 @@ class GradientsByLength(StudyResult):
         )
 
     @property
-    def summary(self) -> str:
-        """The result in plain words: which lengths carry the gradient, by which weighting."""
-        return gradients_text.summary(self)
-
-    def plot(self) -> Figure:
-        """Draw the gradient by path length, as in figure 6(b) and (c) of Veit et al. (2016).
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.gradients.figure import gradients_figure
-
-        return gradients_figure(self)
-
-    @property
     def stopped_after(self) -> int | None:
         """How many examples the result is of, if the user stopped the study early."""
         return self.cost.examples if self.interrupted else None
@@ -360,8 +341,3 @@ class GradientsByLength(StudyResult):
             untrained=None if untrained is None else cls.from_json(untrained),
             **limits,
         )
-
-    @property
-    def table(self) -> str:
-        """One row per length."""
-        return gradients_text.table(self)

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ensemble_view.studies.lesion.base import LesionStudyResult
+    from ensemble_view.studies.lesion.language import LanguageResult
+    from ensemble_view.studies.lesion.own import MeasuredResult
     from ensemble_view.studies.lesion.result import LesionResult
     from ensemble_view.study.lesions import Lesion
 
-__all__ = ["comparison_figure", "lesion_figure", "measured_figure"]
+__all__ = ["comparison_figure", "language_figure", "lesion_figure", "measured_figure", "own_figure"]
 
 _Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -138,6 +140,52 @@ def measured_figure(
         _name_places(axes, result, places, single=single)
         legend(figure, handles)
     return figure
+
+
+def language_figure(result: LanguageResult) -> Figure:
+    """Draw the perplexity after each deletion, on a logarithmic scale.
+
+    Args:
+        result: of a language model.
+
+    Returns:
+        A figure laid out as :func:`measured_figure`.
+    """
+    full, frame = result.baseline.perplexity, result.frame
+    return measured_figure(
+        result,
+        value=frame["perplexity"],
+        low=full * frame["perplexity_ratio_simultaneous_low"],
+        high=full * frame["perplexity_ratio_simultaneous_high"],
+        full=full,
+        label="Perplexity",
+        logarithmic=True,
+    )
+
+
+def own_figure(result: MeasuredResult) -> Figure:
+    """Draw a measure of one's own after each deletion.
+
+    Args:
+        result: by that measure.
+
+    Returns:
+        A figure laid out as :func:`measured_figure`.
+    """
+    full, frame = result.baseline.value, result.frame
+    ends = [frame["worsening_simultaneous_high"], frame["worsening_simultaneous_low"]]
+    if result.higher_is_better:
+        ends = [-end for end in ends]
+    else:
+        ends.reverse()
+    return measured_figure(
+        result,
+        value=frame["value"],
+        low=full + ends[0],
+        high=full + ends[1],
+        full=full,
+        label=result.measure,
+    )
 
 
 def comparison_figure(results: Mapping[str, LesionResult]) -> Figure:

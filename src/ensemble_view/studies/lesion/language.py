@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,6 @@ from ensemble_view.studies.lesion.base import LesionStudyResult
 from ensemble_view.studies.lesion.sizes import size_of
 from ensemble_view.study.outcomes import LanguageOutcomes
 from ensemble_view.study.words import about
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["LanguageBaseline", "LanguageResult"]
 
@@ -227,25 +224,6 @@ class LanguageResult(LesionStudyResult[LanguageOutcomes]):
         sentences.append(f"{perplexity}.")
         sentences.append(about(baseline.sequences, "sequences"))
         return " ".join(sentences) + self._not_deletable_sentence
-
-    def plot(self) -> Figure:
-        """Draw the perplexity after each deletion, on a logarithmic scale.
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.lesion.figure import measured_figure
-
-        full, frame = self.baseline.perplexity, self.frame
-        return measured_figure(
-            self,
-            value=frame["perplexity"],
-            low=full * frame["perplexity_ratio_simultaneous_low"],
-            high=full * frame["perplexity_ratio_simultaneous_high"],
-            full=full,
-            label="Perplexity",
-            logarithmic=True,
-        )
 
 
 def _exp(value: float) -> float:

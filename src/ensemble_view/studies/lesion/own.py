@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.studies.lesion import words as text
 from ensemble_view.studies.lesion.base import LesionStudyResult
 from ensemble_view.study.outcomes import MeasuredOutcomes
 from ensemble_view.study.words import about
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["MeasuredBaseline", "MeasuredResult"]
 
@@ -126,26 +123,3 @@ class MeasuredResult(LesionStudyResult[MeasuredOutcomes]):
             about(baseline.n, "examples"),
         ]
         return " ".join(sentences) + self._not_deletable_sentence
-
-    def plot(self) -> Figure:
-        """Draw the measure after each deletion.
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.lesion.figure import measured_figure
-
-        full, frame = self.baseline.value, self.frame
-        ends = [frame["worsening_simultaneous_high"], frame["worsening_simultaneous_low"]]
-        if self.higher_is_better:
-            ends = [-end for end in ends]
-        else:
-            ends.reverse()
-        return measured_figure(
-            self,
-            value=frame["value"],
-            low=full + ends[0],
-            high=full + ends[1],
-            full=full,
-            label=self.measure,
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from ensemble_view.studies.lesion import words as text
 from ensemble_view.studies.lesion.base import LesionStudyResult
 from ensemble_view.studies.lesion.sizes import size_of
 from ensemble_view.study.outcomes import Outcomes
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Baseline", "LesionResult"]
 
@@ -151,16 +148,6 @@ class LesionResult(LesionStudyResult[Outcomes]):
             )
             + self._not_deletable_sentence
         )
-
-    def plot(self) -> Figure:
-        """Draw the error after each deletion, as in figure 3 of Veit, Wilber and Belongie (2016).
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.lesion.figure import lesion_figure
-
-        return lesion_figure(self)
 
 
 @dataclass(frozen=True)

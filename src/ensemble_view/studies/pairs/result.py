@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,6 @@ from ensemble_view.study.outcomes import Outcomes
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
 from ensemble_view.study.words import about, shortened
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["PairsResult"]
 
@@ -221,16 +218,6 @@ class PairsResult(StudyResult):
 
     def _number(self, value: float) -> str:
         return f"{100 * value:+.2f}" if self.names == "accuracy" else f"{value:+.4g}"
-
-    def plot(self) -> Figure:
-        """Draw joint drops in one triangle of a matrix and interactions in the other.
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.pairs.figure import pairs_figure
-
-        return pairs_figure(self)
 
     @property
     def stopped_after(self) -> int | None:

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import pandas as pd
 
 from ensemble_view.paths.lengths import PathLengths, surviving_share
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.words import shortened_count
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["PathCounts"]
 
@@ -98,16 +95,6 @@ class PathCounts(StudyResult):
         if self.layers is None:
             return f"{words} Their lengths in layers cannot be told."
         return f"{words} {_spread(self.layers, 'layers')}"
-
-    def plot(self) -> Figure:
-        """Draw the numbers of paths and the shares that survive (figures 6(a) and 7 of the paper).
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.paths.figure import paths_figure
-
-        return paths_figure(self)
 
     def _record(self) -> dict[str, Any]:
         return {

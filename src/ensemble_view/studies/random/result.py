@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,6 @@ from ensemble_view.studies.random.law import AdditiveLaw, AdditivePredictions, l
 from ensemble_view.study import files
 from ensemble_view.study.run import Run
 from ensemble_view.study.trials import TrialsResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["ManyResult"]
 
@@ -220,16 +217,6 @@ class ManyResult(TrialsResult):
             [f"{row['deleted']} deleted" for row in self._rows],
             *sentences,
         )
-
-    def plot(self) -> Figure:
-        """Draw the error against the number of deletions (figure 5(a) of the paper).
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.random.figure import many_figure
-
-        return many_figure(self)
 
     def _record(self) -> dict[str, Any]:
         return {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,10 @@ import pandas as pd
 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics.ratios import ratio_mean
-from ensemble_view.studies.reaction import words as reaction_text
 from ensemble_view.study import files
 from ensemble_view.study.outcomes import ExampleArrays
 from ensemble_view.study.provenance import Cost, Provenance
 from ensemble_view.study.result import StudyResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["NULLS", "VARIANTS", "ReactionBlock", "ReactionResult", "Reactions"]
 
@@ -226,26 +222,6 @@ class ReactionResult(StudyResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         """The blocks' table and the stages'."""
         return {"reaction": self.frame, "stages": self.stages_frame}
-
-    @property
-    def table(self) -> str:
-        """One row per block, then one per stage."""
-        return reaction_text.table(self)
-
-    @property
-    def summary(self) -> str:
-        """The result in plain words: what later blocks do, and which nulls it clears."""
-        return reaction_text.summary(self)
-
-    def plot(self) -> Figure:
-        """Draw the reaction to each block's deletion, stage by stage.
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.reaction.figure import reaction_figure
-
-        return reaction_figure(self)
 
     @property
     def stopped_after(self) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ from scipy.stats import rankdata
 from ensemble_view.statistics.rank_correlation import RankCorrelation, kendall_tau, spearman
 from ensemble_view.study.run import Run
 from ensemble_view.study.trials import TrialsResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["ReorderResult"]
 
@@ -157,16 +154,6 @@ class ReorderResult(TrialsResult):
             [f"tau {row['tau']:.3f}" for row in self._rows],
             self._correlated("Kendall's tau of the order", self.correlation),
         )
-
-    def plot(self) -> Figure:
-        """Draw the error against the disorder (figure 5(b) of the paper).
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.reorder.figure import reorder_figure
-
-        return reorder_figure(self)
 
     def _record(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +23,12 @@ from ensemble_view.statistics.spectrum import (
     subset_sizes,
     variance_shares,
 )
-from ensemble_view.studies.subsets.words import summary, text_table
 from ensemble_view.study import files
 from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
 from ensemble_view.study.outcomes import LanguageOutcomes
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
 from ensemble_view.study.subset_values import SubsetValues
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["PowerSetResult"]
 
@@ -267,26 +263,6 @@ class PowerSetResult(StudyResult):
         else:
             found = ratio_mean(totals, tokens, self.run.level)
         return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-
-    @property
-    def table(self) -> str:
-        """The mean by size, then what each block is worth; a star marks shape-changing blocks."""
-        return text_table(self)
-
-    @property
-    def summary(self) -> str:
-        """The result in plain words."""
-        return summary(self)
-
-    def plot(self) -> Figure:
-        """Draw all subnetworks by size, the spectrum by order, and the Shapley values.
-
-        Returns:
-            A matplotlib figure that belongs to no window.
-        """
-        from ensemble_view.studies.subsets.figure import power_set_figure
-
-        return power_set_figure(self)
 
     @property
     def stopped_after(self) -> int | None:

@@ -12,12 +12,12 @@ from ensemble_view.study.words import shortened
 if TYPE_CHECKING:
     from ensemble_view.studies.subsets.result import PowerSetResult
 
-__all__ = ["summary", "text_table"]
+__all__ = ["summary", "table"]
 
 _MOST_NAMED = 3
 
 
-def text_table(result: PowerSetResult) -> str:
+def table(result: PowerSetResult) -> str:
     """Lay out the mean by size and each block's Shapley value, of the first quantity.
 
     Args:
