@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ensemble_view"
 ALLOWED: dict[str, str] = {
     "printable": "",
     "shared_state": "",
+    "former_paths": "",
     "errors": "printable",
     "reading": "errors",
     "seeds": "errors",

@@ -32,6 +32,8 @@ import warnings
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from ensemble_view.former_paths import install
+
 if TYPE_CHECKING:
     from ensemble_view.core.alteration import branch_means
     from ensemble_view.core.chain import Block, Chain
@@ -238,6 +240,8 @@ _FORMER = {
 }
 
 __version__ = metadata.version("ensemble-view")
+
+install()
 
 if not TYPE_CHECKING:  # A type checker would take any name for granted.
 
