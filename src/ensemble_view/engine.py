@@ -25,7 +25,7 @@ from ensemble_view.alteration import alter
 from ensemble_view.chain import Chain, Context, arguments_of
 from ensemble_view.errors import MeasurementError
 from ensemble_view.fusion import FusedChain, fuse, fuse_part
-from ensemble_view.measures import Classification, Measure
+from ensemble_view.measures import Classification, Measure, OwnMeasure
 from ensemble_view.plan import Action, Cost, Node, Plan, Step, Trie
 
 __all__ = ["Engine", "Measurements", "Progress", "Reduction"]
@@ -110,6 +110,14 @@ class Engine:
         self._trie = Trie(self.plans)
         self._measure: Measure = measure or Classification()
         self._fused: FusedChain = fuse(chain)
+        self._end: Callable[[Tensor, Context], Any] = self._fused.head
+        if isinstance(self._measure, OwnMeasure) and self._measure.all_outputs:
+            if self._fused.whole is None:
+                raise MeasurementError(
+                    f"The measure {self._measure.name} asks for all outputs of a chain that gives "
+                    'one; unravel the model with output="all".'
+                )
+            self._end = self._fused.whole
         self._altered = {
             step: fuse_part(alter(chain, step, means or {}))
             for step in {node.step for node in self._trie if node.step is not None}
@@ -125,7 +133,7 @@ class Engine:
 
     # As a decorator the mode ends at each yield; a with would leave it on in the caller's loop.
     @torch.inference_mode()
-    def logits(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, Tensor]]:
+    def logits(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, Any]]:
         """Run all plans on one batch.
 
         Args:
@@ -133,8 +141,8 @@ class Engine:
             **kwargs: Its keyword arguments.
 
         Yields:
-            A plan's position and its output, the first plan's first. Plans that are equal share
-            one tensor.
+            A plan's position and its output, the first plan's first; all outputs in the model's own
+            form where the measure asks for all. Plans that are equal share one tensor.
         """
         x, context = self._start(args, kwargs)
         # Depth-first: the last node pushed is the next to run.
@@ -145,7 +153,7 @@ class Engine:
             if node.step is not None:
                 activation = self._execute(node.step, activation, context)
             if node.plans:
-                output = self._fused.head(activation, context)
+                output = self._end(activation, context)
                 for number in node.plans:
                     yield number, output
             waiting.extend((child, activation) for child in reversed(node.children))
@@ -180,7 +188,7 @@ class Engine:
                 total += counts[step] * (self._clock() - clock)
             self.block_evaluations = evaluations
             clock = self._clock()
-            output = self._fused.head(activation, context)
+            output = self._end(activation, context)
             total += len(self.plans) * (self._clock() - clock)
             if targets is not None:
                 reference = self._measure.reference(output, self._sent(targets))

@@ -84,6 +84,7 @@ class FusedChain:
         links: By position.
         head: To the model's output.
         channels_last: Whether images should come in that layout.
+        whole: To all outputs of the model, where they were asked for.
     """
 
     stem: Callable[..., tuple[Tensor, Context]]
@@ -91,6 +92,7 @@ class FusedChain:
     links: Mapping[int, Part]
     head: Part
     channels_last: bool
+    whole: Callable[[Tensor, Context], Any] | None = None
 
     def layout(self, value: Any) -> Any:
         """Bring a batch of images into the layout that the convolutions are fastest with.
@@ -129,6 +131,10 @@ def fuse(chain: Chain) -> FusedChain:
     part = getattr(stem, "part", None)
     if isinstance(part, fx.GraphModule):
         stem = cast("Any", stem).with_part(_optimised(part))
+    whole = chain.whole
+    ending = getattr(whole, "part", None)
+    if isinstance(ending, fx.GraphModule):
+        whole = cast("Any", whole).with_part(_optimised(ending))
     parts = [stem, chain.head, *chain.links.values()]
     parts += [part for block in chain.blocks for part in block.parts]
     return FusedChain(
@@ -141,6 +147,7 @@ def fuse(chain: Chain) -> FusedChain:
             for piece in parts
             for node in getattr(getattr(piece, "part", piece), "graph", fx.Graph()).nodes
         ),
+        whole=whole,
     )
 
 

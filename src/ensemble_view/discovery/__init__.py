@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from ensemble_view.chain import Addition, Chain, ShortcutKind
 from ensemble_view.discovery.blocks import Span, find_residual_blocks, find_units, stack_of
 from ensemble_view.discovery.capture import (
+    ALL,
     Arguments,
     Capture,
     Example,
@@ -34,6 +35,7 @@ from ensemble_view.discovery.proof import (
     copied,
     first_two,
     prove,
+    prove_whole,
     tolerance_of,
 )
 from ensemble_view.discovery.provenance import Provenance, trace_provenance
@@ -44,6 +46,7 @@ from ensemble_view.shared_state import EXPORT
 from ensemble_view.sites import modes_on, unwrapped
 
 __all__ = [
+    "ALL",
     "Example",
     "Granularity",
     "Located",
@@ -84,7 +87,9 @@ def unravel(
         granularity: ``block``: all residual sums of a layer (a transformer layer's attention and
             feed-forward branch) are one block; ``branch``: each is one.
         output: Which of several outputs to follow, by key or position; by default ``logits``, else
-            the first floating-point tensor.
+            the first floating-point tensor. ``"all"`` follows the same and makes :attr:`Chain.whole
+            <ensemble_view.chain.Chain.whole>` as well, for nets whose outputs part after the last
+            block.
         progress: Told the name of each stage as it begins.
 
     Returns:
@@ -191,6 +196,8 @@ def _unravel(
     )
     progress("prove the chain equal to the model")
     prove(chain, model, arguments, captured.pick, known, tolerance_of(flow))
+    if chain.whole is not None:
+        prove_whole(chain, model, arguments, tolerance_of(flow))
     return chain
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ensemble_view.alteration import branch_means
 from ensemble_view.calibration import Calibration, calibrate, duration
@@ -35,8 +36,8 @@ from ensemble_view.studies.subject import Subject, examine
 
 __all__ = ["Experiment", "Options", "OwnFunction", "experiment", "measure_of", "subject_of"]
 
-OwnFunction = Callable[[Tensor, Any], Any]
-"""From a net's outputs and the targets of a batch to one number per example."""
+OwnFunction = Callable[[Any, Any], Any]
+"""From a net's output (all of them with output="all") and a batch's targets to one number each."""
 
 # Of one batch's outputs, of which two or three exist at a time.
 _MOST_NUMBERS = {"cpu": 2**27, "cuda": 2**30}
@@ -231,6 +232,7 @@ def subject_of(model: nn.Module | Chain | Checkpoint, data: Any, options: Option
         tokenizer=options.get("tokenizer"),
         length=options.get("length"),
         output=options.get("output"),
+        all_outputs=options.get("measure") is not None,
         batch_size=options.get("batch_size"),
     )
 
@@ -298,7 +300,9 @@ def measure_of(own: OwnFunction | OwnMeasure | None, subject: Subject) -> Measur
         The measure.
     """
     if own is not None:
-        return own if isinstance(own, OwnMeasure) else OwnMeasure(own)
+        measure = own if isinstance(own, OwnMeasure) else OwnMeasure(own)
+        every = subject.chain.whole is not None
+        return replace(measure, all_outputs=True) if every else measure
     return Language() if isinstance(subject.data, TextData) else Classification()
 
 
@@ -308,7 +312,8 @@ def _calibrate(
     args, kwargs = as_arguments(subject.sample[0])
     _, output = next(engine.logits(*args, **kwargs))
     data = subject.portions[0][1].data
-    if isinstance(data, TextData) and output.ndim == 3:
+    tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    if isinstance(data, TextData) and isinstance(output, Tensor) and output.ndim == 3:
         data.check_vocabulary(output.shape[2])
     if isinstance(data, LoaderData) or (isinstance(data, TargetData) and data.loader is not None):
         batch_size = examples_in(next(iter(data.batches())))
@@ -316,6 +321,7 @@ def _calibrate(
     sample = subject.sample if own is None else (subject.sample[0], None)
     if batch_size is not None:
         return calibrate(engine, sample, sizes=[batch_size], most=len(data))
-    most = max(1, _MOST_NUMBERS.get(engine.device.type, 2**27) // (held * output[0].numel()))
+    numbers = sum(leaf.numel() // max(len(leaf), 1) if leaf.ndim else 1 for leaf in tensors)
+    most = max(1, _MOST_NUMBERS.get(engine.device.type, 2**27) // (held * numbers))
     sizes = _SEQUENCES if isinstance(data, TextData) else None
     return calibrate(engine, sample, sizes=sizes, most=min(len(data), most))

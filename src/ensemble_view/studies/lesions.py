@@ -144,15 +144,17 @@ def lesion(
             paths, or text as on the command line (``"3,7-9"``).
         do: Measure this intervention instead, as a value or as text (``"delete 3; swap 7 8"``).
             Where a branch is replaced by its mean, that is its mean over these data.
-        measure: For tasks other than these: a function from a net's outputs and the targets of the
-            same batch to a tensor of one number per example.
+        measure: For tasks other than these: a function from a net's output and the targets of the
+            same batch to a tensor of one number per example. Of a net with several outputs it gets
+            the one that ``output`` names; with ``output="all"`` it gets what the net returns.
         higher_is_better: Whether a larger value of that measure is better.
         tokenizer: Of text: a name or folder for transformers, a tokenizer, or a function from a
             string to token numbers; by default bytes, for a model of 256 tokens.
         length: Of text: the most tokens of a sequence; by default 512, or as many as the model
             takes.
         output: Of a net with several outputs, which is measured, by key or position; by default
-            ``logits``, else the first floating-point tensor, and the others are named.
+            ``logits``, else the first floating-point tensor, and the others are named. ``"all"``
+            gives a measure of one's own all outputs, where they part after the last block.
         plain: For a net without shortcuts: its conv-norm-activation units are the blocks.
         granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
         limit: At most so many examples, class-balanced where they have classes.
