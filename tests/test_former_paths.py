@@ -31,7 +31,7 @@ for module, name in {names}.items():
         warnings.simplefilter("always")
         former = importlib.import_module(f"ensemble_view.{{module}}")
     said = [str(each.message) for each in caught if each.category is DeprecationWarning]
-    assert any(each.startswith(f"ensemble_view.{{module}} is now ") for each in said), (module, said)
+    assert any(each.startswith(f"ensemble_view.{{module}} is now ") for each in said), said
     found = getattr(former, name)
     print(module, found.__module__, found.__qualname__)
 """

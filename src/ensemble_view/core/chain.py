@@ -277,6 +277,8 @@ class Chain:
         output: Key or position of the output that is followed; empty for a model of one output.
         other_outputs: Those of the others.
         output_chosen: Whether somebody named it, or it is called ``logits``.
+        whole: From the last block's output to all that the model returns, in its own form; None
+            unless that was asked for (``unravel(..., output="all")``).
 
     Example:
         >>> import torch
@@ -297,6 +299,7 @@ class Chain:
     output: str = ""
     other_outputs: tuple[str, ...] = ()
     output_chosen: bool = True
+    whole: Callable[[Tensor, Context], Any] | None = None
 
     @classmethod
     def from_parts(

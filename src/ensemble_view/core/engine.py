@@ -30,6 +30,7 @@ from ensemble_view.core.trie import Cost, Node, Trie
 from ensemble_view.errors import MeasurementError
 from ensemble_view.measures.classification import Classification
 from ensemble_view.measures.measure import Measure
+from ensemble_view.measures.own import OwnMeasure
 
 __all__ = ["Engine", "Measurements", "Progress", "Reduction"]
 
@@ -113,6 +114,14 @@ class Engine:
         self._trie = Trie(self.plans)
         self._measure: Measure = measure or Classification()
         self._fused: FusedChain = fuse(chain)
+        self._end: Callable[[Tensor, Context], Any] = self._fused.head
+        if isinstance(self._measure, OwnMeasure) and self._measure.all_outputs:
+            if self._fused.whole is None:
+                raise MeasurementError(
+                    f"The measure {self._measure.name} asks for all outputs of a chain that gives "
+                    'one; unravel the model with output="all".'
+                )
+            self._end = self._fused.whole
         self._altered = {
             step: fuse_part(alter(chain, step, means or {}))
             for step in {node.step for node in self._trie if node.step is not None}
@@ -128,7 +137,7 @@ class Engine:
 
     # As a decorator the mode ends at each yield; a with would leave it on in the caller's loop.
     @torch.inference_mode()
-    def logits(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, Tensor]]:
+    def logits(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, Any]]:
         """Run all plans on one batch.
 
         Args:
@@ -136,8 +145,8 @@ class Engine:
             **kwargs: Its keyword arguments.
 
         Yields:
-            A plan's position and its output, the first plan's first. Plans that are equal share
-            one tensor.
+            A plan's position and its output, the first plan's first; all outputs in the model's own
+            form where the measure asks for all. Plans that are equal share one tensor.
         """
         x, context = self._start(args, kwargs)
         # Depth-first: the last node pushed is the next to run.
@@ -148,7 +157,7 @@ class Engine:
             if node.step is not None:
                 activation = self._execute(node.step, activation, context)
             if node.plans:
-                output = self._fused.head(activation, context)
+                output = self._end(activation, context)
                 for number in node.plans:
                     yield number, output
             waiting.extend((child, activation) for child in reversed(node.children))
@@ -183,7 +192,7 @@ class Engine:
                 total += counts[step] * (self._clock() - clock)
             self.block_evaluations = evaluations
             clock = self._clock()
-            output = self._fused.head(activation, context)
+            output = self._end(activation, context)
             total += len(self.plans) * (self._clock() - clock)
             if targets is not None:
                 reference = self._measure.reference(output, self._sent(targets))

@@ -76,6 +76,7 @@ class FusedChain:
         links: By position.
         head: To the model's output.
         channels_last: Whether images should come in that layout.
+        whole: To all outputs of the model, where they were asked for.
     """
 
     stem: Callable[..., tuple[Tensor, Context]]
@@ -83,6 +84,7 @@ class FusedChain:
     links: Mapping[int, Part]
     head: Part
     channels_last: bool
+    whole: Callable[[Tensor, Context], Any] | None = None
 
     def layout(self, value: Any) -> Any:
         """Bring a batch of images into the layout that the convolutions are fastest with.
@@ -121,6 +123,10 @@ def fuse(chain: Chain) -> FusedChain:
     part = getattr(stem, "part", None)
     if isinstance(part, fx.GraphModule):
         stem = cast("Any", stem).with_part(_optimised(part))
+    whole = chain.whole
+    ending = getattr(whole, "part", None)
+    if isinstance(ending, fx.GraphModule):
+        whole = cast("Any", whole).with_part(_optimised(ending))
     parts = [stem, chain.head, *chain.links.values()]
     parts += [part for block in chain.blocks for part in block.parts]
     return FusedChain(
@@ -133,6 +139,7 @@ def fuse(chain: Chain) -> FusedChain:
             for piece in parts
             for node in getattr(getattr(piece, "part", piece), "graph", fx.Graph()).nodes
         ),
+        whole=whole,
     )
 
 

@@ -31,6 +31,7 @@ from ensemble_view.discovery.regions import with_regions_inlined
 from ensemble_view.errors import DiscoveryError
 
 __all__ = [
+    "ALL",
     "Arguments",
     "Capture",
     "Example",
@@ -47,6 +48,9 @@ Example: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 _LOGITS = "logits"
+ALL = "all"
+"""What ``output=`` says to have all outputs of a net, unless one of them is called so."""
+
 _SITE = "ensemble_view.site"
 _DROPOUT = {
     getattr(torch.ops.aten, name + written).default
@@ -70,6 +74,8 @@ class Capture:
         name: Its key or position, where the model returns several.
         others: Those of the other outputs.
         is_chosen: Whether the caller named it, or it is called ``logits``.
+        every: All that the model returns, flat, where the caller asked for all outputs.
+        out_spec: Their tree.
     """
 
     graph: fx.Graph
@@ -81,6 +87,8 @@ class Capture:
     name: str = ""
     others: tuple[str, ...] = ()
     is_chosen: bool = True
+    every: tuple[Any, ...] = ()
+    out_spec: pytree.TreeSpec | None = None
 
 
 def as_arguments(example: Example) -> Arguments:
@@ -171,8 +179,8 @@ def capture(model: nn.Module, arguments: Arguments, output: str | int | None = N
     Args:
         model: The model; left as it was.
         arguments: What it is called with; of a batch of one the export is given three copies.
-        output: Which of several outputs to follow, by key or position; by default the one called
-            ``logits``, else the first floating-point tensor.
+        output: Which of several outputs to follow, by key or position; by default, and for
+            :data:`ALL`, the one called ``logits``, else the first floating-point tensor.
 
     Returns:
         The graph and what belongs to it.
@@ -215,9 +223,10 @@ def capture(model: nn.Module, arguments: Arguments, output: str | int | None = N
                 "chain; build it by Chain.from_parts(stem, blocks, head)."
             )
     outputs = cast("tuple[Any, ...]", next(iter(reversed(graph.nodes))).args[0])
-    position, keys = _choose_output(
-        cast("pytree.TreeSpec", program.call_spec.out_spec), outputs, output
-    )
+    out_spec = cast("pytree.TreeSpec", program.call_spec.out_spec)
+    named = _keys(out_spec, outputs)
+    all_asked = output == ALL and ALL not in named
+    position, keys = _choose_output(named, outputs, None if all_asked else output)
     chosen = keys.pop(position)
     return Capture(
         graph=graph,
@@ -229,6 +238,8 @@ def capture(model: nn.Module, arguments: Arguments, output: str | int | None = N
         name=chosen if keys else "",
         others=tuple(keys.values()),
         is_chosen=output is not None or chosen.rpartition(".")[2] == _LOGITS,
+        every=outputs if all_asked else (),
+        out_spec=out_spec if all_asked else None,
     )
 
 
@@ -419,12 +430,16 @@ def _adds_nothing(node: fx.Node) -> bool:
     return node.target is torch.ops.aten.add.Tensor and bool(node.args[1] == 0)
 
 
+def _keys(spec: pytree.TreeSpec, outputs: tuple[Any, ...]) -> list[str]:
+    """The name of each output."""
+    tree = pytree.tree_unflatten(list(range(len(outputs))), spec)
+    return [_key(path) for path, _ in pytree.tree_leaves_with_path(tree)]
+
+
 def _choose_output(
-    spec: pytree.TreeSpec, outputs: tuple[Any, ...], wanted: str | int | None
+    keys: list[str], outputs: tuple[Any, ...], wanted: str | int | None
 ) -> tuple[int, dict[int, str]]:
     """The position of the output that is followed, and the names of all that could be."""
-    tree = pytree.tree_unflatten(list(range(len(outputs))), spec)
-    keys = [_key(path) for path, _ in pytree.tree_leaves_with_path(tree)]
     floats = [
         index
         for index, node in enumerate(outputs)

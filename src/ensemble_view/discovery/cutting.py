@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, cast
 
@@ -50,8 +50,9 @@ def cut(captured: Capture, flow: Flow, groups: Sequence[Group]) -> Chain:
             end = span.exit
         blocks.append(Block.of_units(index, name, units))
     head = cutter.part(end, [captured.output])
+    whole = None if captured.out_spec is None else cutter.whole(end)
     # The parts before have told which context they need; only now can the stem be cut.
-    return Chain(stem=cutter.stem(first), blocks=tuple(blocks), head=head, links=links)
+    return Chain(stem=cutter.stem(first), blocks=tuple(blocks), head=head, links=links, whole=whole)
 
 
 def _block(cutter: _Cutter, index: int, span: Span) -> Block:
@@ -94,10 +95,51 @@ class _Cutter:
         if list(targets) == [source]:
             return identity
         graph = fx.Graph()
-        x, context = graph.placeholder("x"), graph.placeholder("context")
-        origins = self._origins(source, targets)
-        copies: dict[fx.Node, fx.Node] = {source: x}
         tensors: dict[str, Tensor] = {}
+        copies = self._copies(graph, tensors, source, self._origins(source, targets))
+        total = copies[targets[0]]
+        for target in targets[1:]:
+            total = graph.call_function(torch.ops.aten.add.Tensor, (total, copies[target]))
+        graph.output(total)
+        return cast("Part", _module(tensors, graph))
+
+    def whole(self, source: fx.Node) -> _Whole:
+        """Cut what lies between a trunk value and all outputs of the model."""
+        spec = self._captured.out_spec
+        assert spec is not None
+        every = self._captured.every
+        targets = [node for node in every if isinstance(node, fx.Node)]
+        # What only the other outputs need is no member of the flow to the one that is followed.
+        beyond = {
+            node
+            for node in ancestors(targets, stop=source)
+            if node is not source and source in ancestors([node], stop=source)
+        }
+        origins = self._origins(source, targets, beyond)
+        late = set(self._flow.trunk[1:])
+        for node, origin in origins.items():
+            if origin is _Origin.CONTEXT and ancestors([node]) & late:
+                raise DiscoveryError(
+                    f"Not all outputs can be had at once: one needs the value {node.name}, which "
+                    "is read off the middle of the trunk, before the last block. Choose one output "
+                    "by output= (--output), or wrap the model so that it returns one."
+                )
+        graph = fx.Graph()
+        tensors: dict[str, Tensor] = {}
+        copies = self._copies(graph, tensors, source, origins)
+        graph.output(fx.map_arg(every, lambda node: copies[node]))
+        return _Whole(_module(tensors, graph), spec)
+
+    def _copies(
+        self,
+        graph: fx.Graph,
+        tensors: dict[str, Tensor],
+        source: fx.Node,
+        origins: Mapping[fx.Node, _Origin],
+    ) -> dict[fx.Node, fx.Node]:
+        """Bring all values that a part needs into its graph."""
+        x, context = graph.placeholder("x"), graph.placeholder("context")
+        copies: dict[fx.Node, fx.Node] = {source: x}
         for node in sorted(origins, key=self._rank.__getitem__):
             origin = origins[node]
             if origin is _Origin.ATTRIBUTE:
@@ -110,20 +152,19 @@ class _Cutter:
                 copies[node] = graph.call_function(operator.getitem, (context, place))
             else:
                 copies[node] = graph.node_copy(node, lambda old: copies[old])
-        total = copies[targets[0]]
-        for target in targets[1:]:
-            total = graph.call_function(torch.ops.aten.add.Tensor, (total, copies[target]))
-        graph.output(total)
-        return cast("Part", _module(tensors, graph))
+        return copies
 
-    def _origins(self, source: fx.Node, targets: Sequence[fx.Node]) -> dict[fx.Node, _Origin]:
+    def _origins(
+        self, source: fx.Node, targets: Sequence[fx.Node], beyond: Collection[fx.Node] = ()
+    ) -> dict[fx.Node, _Origin]:
         """Of each value that a part needs, where the part takes it from."""
         found: dict[fx.Node, _Origin] = {}
         waiting = list(targets)
         while waiting:
             node = waiting.pop()
             if node not in found and node is not source:
-                found[node] = self._origin(node, source)
+                copied = node in beyond
+                found[node] = _Origin.COPY if copied else self._origin(node, source)
                 if found[node] is _Origin.COPY:
                     waiting.extend(node.all_input_nodes)
         return found
@@ -229,6 +270,22 @@ class _Stem(nn.Module):
                 f"with {spec}. Unravel the model again with such an example."
             )
         return cast("tuple[Tensor, Context]", self.part(*leaves))
+
+
+class _Whole(nn.Module):
+    """From the last block's output to all that the model returns, in the model's own form."""
+
+    def __init__(self, part: fx.GraphModule, out_spec: pytree.TreeSpec) -> None:
+        super().__init__()
+        self.part = part
+        self._out_spec = out_spec
+
+    def with_part(self, part: fx.GraphModule) -> _Whole:
+        """The same with another graph, for example a faster one."""
+        return _Whole(part, self._out_spec)
+
+    def forward(self, x: Tensor, context: Context) -> Any:
+        return pytree.tree_unflatten(list(self.part(x, context)), self._out_spec)
 
 
 def _leading_size(node: fx.Node) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "first_two",
     "other_batch",
     "prove",
+    "prove_whole",
     "tolerance_of",
     "tolerance_of_types",
 ]
@@ -236,6 +238,49 @@ def prove(
                 f"Cutting all branches of {type(model).__name__} changes nothing in its output: "
                 "its head or branches are zero. Load trained weights before the analysis."
             )
+
+
+def prove_whole(chain: Chain, model: nn.Module, arguments: Arguments, tolerance: float) -> None:
+    """Hold all outputs of a chain to those of its model, on two batches.
+
+    Args:
+        chain: What was found, with all outputs.
+        model: What it was found in; left as it was.
+        arguments: The example.
+        tolerance: As a share of the largest value of each output.
+
+    Raises:
+        DiscoveryError: If an output differs.
+    """
+    assert chain.whole is not None
+    with evaluating(model), torch.no_grad():
+        for batch in (arguments, other_batch(arguments)):
+            expected, spec = pytree.tree_flatten(_run(model, batch))
+            args, kwargs = copied(batch)
+            x, context = chain.stem(*args, **kwargs)
+            for block in chain.blocks:
+                if block.index in chain.links:
+                    x = chain.links[block.index](x, context)
+                x = block(x, context)
+            found, form = pytree.tree_flatten(chain.whole(x, context))
+            if form != spec or not all(map(_alike, found, expected, itertools.repeat(tolerance))):
+                raise DiscoveryError(
+                    f"The chain of {type(model).__name__} does not equal it in all outputs on a "
+                    f"batch of {_describe(batch)}; choose one output by output= (--output)."
+                )
+
+
+def _alike(found: Any, expected: Any, tolerance: float) -> bool:
+    if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
+        return bool(found == expected)
+    if found.shape != expected.shape:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    if not expected.numel():
+        return True
+    scale = float(expected.abs().max()) or 1.0
+    return float((found.double() - expected.double()).abs().max()) <= tolerance * scale
 
 
 def other_batch(arguments: Arguments) -> Arguments:

@@ -23,6 +23,7 @@ from ensemble_view.discovery.proof import (
     copied,
     first_two,
     prove,
+    prove_whole,
     tolerance_of,
 )
 from ensemble_view.discovery.provenance import trace_provenance
@@ -63,7 +64,8 @@ def unravel(
         granularity: ``block``: all residual sums of a layer (a transformer layer's attention and
             feed-forward branch) are one block; ``branch``: each is one.
         output: Which of several outputs to follow, by key or position; by default ``logits``, else
-            the first floating-point tensor.
+            the first floating-point tensor. ``"all"`` follows the same and makes
+            ``Chain.whole`` as well, for nets whose outputs part after the last block.
         progress: Told the name of each stage as it begins.
 
     Returns:
@@ -170,6 +172,8 @@ def _unravel(
     )
     progress("prove the chain equal to the model")
     prove(chain, model, arguments, captured.pick, known, tolerance_of(flow))
+    if chain.whole is not None:
+        prove_whole(chain, model, arguments, tolerance_of(flow))
     return chain
 
 

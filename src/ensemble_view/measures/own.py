@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ensemble_view.errors import MeasurementError
 
@@ -22,8 +23,11 @@ class OwnMeasure:
 
     Args:
         function: Called with a net's output and the batch's targets; returns one finite number per
-            example. It gets a copy of the output, which it may write to.
+            example. It gets a copy of the output, which it may write to. Of a net with several
+            outputs that is the one that is followed; with ``output="all"`` of a study it is all
+            that the net returns, in its own form (a tuple, a dictionary).
         name: What it measures, for tables; by default the function's name.
+        all_outputs: Whether the function gets all outputs; a study with ``output="all"`` sets it.
 
     Example:
         >>> error = OwnMeasure(lambda outputs, targets: (outputs - targets).abs().mean(1), "error")
@@ -32,8 +36,9 @@ class OwnMeasure:
                 [1., 1.]], dtype=torch.float64)
     """
 
-    function: Callable[[Tensor, Any], Any]
+    function: Callable[[Any, Any], Any]
     name: str = ""
+    all_outputs: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -108,23 +113,26 @@ class OwnMeasure:
             "full net; return a finite number for every example."
         )
 
-    def _values(self, output: Tensor, targets: Any) -> Tensor:
+    def _values(self, output: Any, targets: Any) -> Tensor:
         """One number per example, float64, finite or not."""
+        leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+        examples = leaves[0].shape[:1]
         try:
-            found = self.function(output.clone(), targets)
+            found = self.function(pytree.tree_map_only(Tensor, Tensor.clone, output), targets)
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise MeasurementError(
-                f"The measure {self.name} fails on outputs of the shape {tuple(output.shape)} "
+                f"The measure {self.name} fails on outputs of the shape "
+                f"{', '.join(str(tuple(leaf.shape)) for leaf in leaves)} "
                 f"({type(error).__name__}: {reason}); it is called with a net's outputs and the "
                 "targets of the same batch."
             ) from error
         shape = tuple(getattr(found, "shape", ()))
-        if not isinstance(found, Tensor) or shape != output.shape[:1]:
+        if not isinstance(found, Tensor) or shape != examples:
             what = f"a tensor of the shape {shape}" if isinstance(found, Tensor) else repr(found)
             raise MeasurementError(
-                f"The measure {self.name} returns {what[:80]} for a batch of {len(output)} "
-                f"examples; expected a tensor of the shape ({len(output)},), one number per "
+                f"The measure {self.name} returns {what[:80]} for a batch of {examples[0]} "
+                f"examples; expected a tensor of the shape ({examples[0]},), one number per "
                 "example."
             )
         return found.detach().to(torch.float64)

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ensemble_view.core.alteration import branch_means
 from ensemble_view.core.chain import Chain
@@ -50,8 +51,8 @@ __all__ = [
     "subject_of",
 ]
 
-OwnFunction = Callable[[Tensor, Any], Any]
-"""From a net's outputs and the targets of a batch to one number per example."""
+OwnFunction = Callable[[Any, Any], Any]
+"""From a net's output (all of them with output="all") and a batch's targets to one number each."""
 
 # Of one batch's outputs, of which two or three exist at a time.
 _MOST_NUMBERS = {"cpu": 2**27, "cuda": 2**30}
@@ -59,7 +60,30 @@ _SEQUENCES = (1, 4, 16, 64, 256)
 
 
 class Options(TypedDict, total=False):
-    """What every study takes beside its own arguments, as :func:`ensemble_view.lesion` does."""
+    """What every study takes beside its own options.
+
+    Attributes:
+        measure: For tasks other than classes and text: a function from a net's output and the
+            targets of the same batch to a tensor of one number per example. Of a net with several
+            outputs it gets the one that ``output`` names; with ``output="all"`` what the net
+            returns.
+        higher_is_better: Whether a larger value of that measure is better.
+        tokenizer: Of text: a name or folder for transformers, a tokenizer, or a function from a
+            string to token numbers; by default bytes, for a model of 256 tokens.
+        length: Of text: the most tokens of a sequence; by default 512, or as many as the model
+            takes.
+        plain: For a net without shortcuts: its conv-norm-activation units are the blocks.
+        granularity: ``block`` or ``branch``, as for :func:`ensemble_view.unravel`.
+        output: Of a net with several outputs, which is measured, by key or position; by default
+            ``logits``, else the first floating-point tensor, and the others are named. ``"all"``
+            gives a measure of one's own all outputs, where they part after the last block.
+        limit: At most so many examples, class-balanced where they have classes.
+        seed: Of every random choice.
+        batch_size: Examples per batch; by default the fastest, found by a short measurement. Of
+            text it is that of the length that most tokens have; others are in proportion.
+        level: Of the intervals.
+        command: Recorded in the result; by default the program's command line.
+    """
 
     measure: OwnFunction | OwnMeasure | None
     higher_is_better: bool
@@ -249,6 +273,7 @@ def subject_of(
         tokenizer=options.get("tokenizer"),
         length=options.get("length"),
         output=options.get("output"),
+        all_outputs=options.get("measure") is not None,
         batch_size=options.get("batch_size"),
     )
 
@@ -316,7 +341,9 @@ def measure_of(own: OwnFunction | OwnMeasure | None, subject: Subject) -> Measur
         The measure.
     """
     if own is not None:
-        return own if isinstance(own, OwnMeasure) else OwnMeasure(own)
+        measure = own if isinstance(own, OwnMeasure) else OwnMeasure(own)
+        every = subject.chain.whole is not None
+        return replace(measure, all_outputs=True) if every else measure
     return Language() if isinstance(subject.data, TextData) else Classification()
 
 
@@ -326,7 +353,8 @@ def _calibrate(
     args, kwargs = as_arguments(subject.sample[0])
     _, output = next(engine.logits(*args, **kwargs))
     data = subject.portions[0][1].data
-    if isinstance(data, TextData) and output.ndim == 3:
+    tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    if isinstance(data, TextData) and isinstance(output, Tensor) and output.ndim == 3:
         data.check_vocabulary(output.shape[2])
     if isinstance(data, LoaderData) or (isinstance(data, TargetData) and data.loader is not None):
         batch_size = examples_in(next(iter(data.batches())))
@@ -334,7 +362,8 @@ def _calibrate(
     sample = subject.sample if own is None else (subject.sample[0], None)
     if batch_size is not None:
         return calibrate(engine, sample, sizes=[batch_size], most=len(data))
-    most = max(1, _MOST_NUMBERS.get(engine.device.type, 2**27) // (held * output[0].numel()))
+    numbers = sum(leaf.numel() // max(len(leaf), 1) if leaf.ndim else 1 for leaf in tensors)
+    most = max(1, _MOST_NUMBERS.get(engine.device.type, 2**27) // (held * numbers))
     sizes = _SEQUENCES if isinstance(data, TextData) else None
     return calibrate(engine, sample, sizes=sizes, most=min(len(data), most))
 

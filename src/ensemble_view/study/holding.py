@@ -184,11 +184,17 @@ def output_note(chain: Chain) -> str:
     if not chain.other_outputs:
         return ""
     others = ", ".join(chain.other_outputs)
+    if chain.whole is not None:
+        return (
+            f"The measure gets all outputs of the net: {chain.output}, {others}. The blocks are "
+            f"those on the way to {chain.output}."
+        )
     if chain.output_chosen:
         return f"Of the net's outputs, {chain.output} is measured; the others: {others}."
     return (
         f"The net has several outputs; {chain.output} is measured, the others are not: {others}. "
-        "Choose one with --output (output= in Python)."
+        "Choose one with --output (output= in Python); a measure of one's own gets all with "
+        "output='all'."
     )
 
 

@@ -20,9 +20,10 @@ from ensemble_view.data.opening import as_data, open_data
 from ensemble_view.data.target_data import TargetData
 from ensemble_view.data.text_data import TextData
 from ensemble_view.data.text_sources import DEFAULT_LENGTH, is_text, open_text
+from ensemble_view.discovery.capture import ALL
 from ensemble_view.discovery.granularity import Granularity
 from ensemble_view.discovery.unravelling import unravel
-from ensemble_view.errors import DataError, DiscoveryError, warn
+from ensemble_view.errors import DataError, DiscoveryError, MeasurementError, warn
 from ensemble_view.nets.checkpoints import Checkpoint, weights_hash
 from ensemble_view.study.holding import check_batches, fitted, held_classes, output_note
 from ensemble_view.study.normalising import normalisation_warning, normalised_for
@@ -247,6 +248,7 @@ def examine(
     tokenizer: Any = None,
     length: int | None = None,
     output: str | int | None = None,
+    all_outputs: bool = False,
     batch_size: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Subject:
@@ -266,6 +268,7 @@ def examine(
         tokenizer: Of text, as for :func:`text_for`.
         length: Of text, as for :func:`text_for`.
         output: Which of several outputs is measured, as for :func:`ensemble_view.unravel`.
+        all_outputs: Whether what is measured may be of all outputs, ``output="all"``.
         batch_size: As the user says it; only a net whose answer to an example depends on the others
             in its batch needs it here.
         progress: Told the name of each stage of unravelling as it begins.
@@ -297,7 +300,11 @@ def examine(
     portions = tuple(opened.portions())
     samples = [_first_two(portion.data, device) for portion in portions]
     if isinstance(model, Chain):
-        if output is not None and str(output) != model.output:
+        if output == ALL and model.whole is None:
+            raise DiscoveryError(
+                'The chain gives one output; unravel the model with output="all" to have all.'
+            )
+        if output not in (None, ALL) and str(output) != model.output:
             raise DiscoveryError(
                 f"The chain follows the output {model.output or 'that it was built for'}, not "
                 f"{output}; unravel the model with output={output!r}."
@@ -321,6 +328,13 @@ def examine(
             )
             for inputs, _ in samples
         ]
+    if chains[0].whole is not None and not all_outputs:
+        raise MeasurementError(
+            "All outputs were asked for, which only a measure of one's own can read (measure= in "
+            "Python): choose one of "
+            f"{', '.join((chains[0].output or 'the only one', *chains[0].other_outputs))} with "
+            "--output (output= in Python)."
+        )
     names = [[block.name for block in chain] for chain in chains]
     if any(one != names[0] for one in names):
         raise DiscoveryError(
@@ -358,7 +372,7 @@ def examine(
     elif module is not None:
         description["weights_hash"] = weights_hash(module)
     if chains[0].other_outputs:
-        description["output"] = chains[0].output
+        description["output"] = chains[0].output if chains[0].whole is None else ALL
     found = normalisation_warning(model, opened)
     if found is not None:
         warn(found)

@@ -63,7 +63,8 @@ def untrained_copy(model: nn.Module, seed: int) -> nn.Module:
         The copy, in evaluation mode.
 
     Raises:
-        MeasurementError: If a parameter has no initialisation that can be called; it is named.
+        MeasurementError: If a parameter has no initialisation that can be called; it is named. If
+            the net cannot be copied.
 
     Example:
         >>> layer = nn.Linear(4, 4)
@@ -71,7 +72,14 @@ def untrained_copy(model: nn.Module, seed: int) -> nn.Module:
         >>> torch.equal(one.weight, same.weight), torch.equal(one.weight, other.weight)
         (True, False)
     """
-    fresh = copy.deepcopy(model).eval()
+    try:
+        fresh = copy.deepcopy(model).eval()
+    except RuntimeError as error:
+        raise MeasurementError(
+            f"The net cannot be copied ({str(error).splitlines()[0]}), as a program of "
+            "torch.export cannot, so that its weights cannot be drawn anew. Give the untrained "
+            "net itself: untrained=model."
+        ) from error
     devices = {each.device for each in fresh.parameters() if each.device.type == "cuda"}
     with RANDOM, torch.random.fork_rng(devices=sorted(devices, key=str)), torch.no_grad():
         torch.manual_seed(seed)

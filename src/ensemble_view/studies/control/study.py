@@ -316,7 +316,8 @@ def _beside_untrained(
     shape: Options = {
         "plain": options.get("plain", False),
         "granularity": options.get("granularity", "block"),
-        "output": options.get("output"),
+        # That of the net, also where a checkpoint names it.
+        "output": subject.chain.output or None,
         "batch_size": options.get("batch_size"),
     }
     beside = subject_of(fresh, subject.data, shape)

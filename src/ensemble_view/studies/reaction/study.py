@@ -417,7 +417,14 @@ def _untrained_chains(
             inputs, _ = next(iter(subject.portions[0][1].data.batches(batch_size)))
             inputs = _placed(inputs, subject.model["device"])
             fresh, how = untrained_net(model, subject.chain, inputs, seed)
-        other = examine(fresh, subject.data, plain=plain, granularity=granularity, any_targets=True)
+        other = examine(
+            fresh,
+            subject.data,
+            plain=plain,
+            granularity=granularity,
+            any_targets=True,
+            output=subject.chain.output or None,
+        )
         names = [block.name for block in subject.chain]
         same = [block.name for block in other.chain] == names
         if not same or stages_of(other.chain, other.sample[0]) != stages:

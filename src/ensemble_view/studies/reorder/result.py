@@ -20,7 +20,8 @@ from ensemble_view.study.trials import TrialsResult
 __all__ = ["ReorderResult"]
 
 _MOST_BINS = 10
-_TRIALS_PER_BIN = 5
+# With five, intervals cover 87 to 89 % where orders of one tau differ much.
+_TRIALS_PER_BIN = 15
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +34,10 @@ class ReorderResult(TrialsResult):
     (:func:`~ensemble_view.statistics.crossed.crossed_mean`), extremes and quartiles of the trials'
     means, the paired worsening against the full net, and that as a share of what lies between the
     full net and chance (nan where there is no chance).
+
+    By simulation (``analyses/law_coverage.py``: 27 blocks, 10 or 50 trials per number of swaps, 200
+    examples) a 95 % interval of a bin covers 95 to 97.5 %, but about 92 % of ten trials per number
+    where orders of one tau differ much.
 
     Attributes:
         orders: the index of the block at each place, per trial, in the order of the outcomes' rows.
