@@ -256,6 +256,9 @@ if not TYPE_CHECKING:  # A type checker would take any name for granted.
             globals()[name] = value
             return value
         if not name.startswith("_"):
+            registry = importlib.import_module(f"{__name__}.study.registry")
+            if name in registry.names():
+                return importlib.import_module(f"{__name__}.study.study").function_of(name)
             try:
                 return importlib.import_module(f"{__name__}.{name}")
             except ModuleNotFoundError as error:

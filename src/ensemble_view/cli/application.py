@@ -15,6 +15,8 @@ from typing import Annotated, Any
 import torch
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command_from_info
+from typer.models import CommandInfo
 
 import ensemble_view
 from ensemble_view.bench.bench import bench as run_bench
@@ -49,7 +51,22 @@ __all__ = ["app", "main"]
 
 
 class _Commands(TyperGroup):
-    """Commands of which an interruption that nothing else caught says that nothing was measured."""
+    """The commands: those of the studies that are registered, each made when it is asked for.
+
+    An interruption that nothing else caught says that nothing was measured.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*names(), *(name for name in super().list_commands(ctx) if name not in names())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in names():
+            return super().get_command(ctx, cmd_name)
+        return get_command_from_info(
+            CommandInfo(name=cmd_name, callback=command_of(study_named(cmd_name))),
+            pretty_exceptions_short=True,
+            rich_markup_mode="markdown",
+        )
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -81,10 +98,6 @@ def _global(
 
     Start with the bundled ResNet-110:  ensemble-view lesion digits-resnet110
     """
-
-
-for _name in names():
-    app.command(_name)(command_of(study_named(_name)))
 
 
 @app.command()

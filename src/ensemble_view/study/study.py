@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, Unpack
 
 from ensemble_view.data.data import Data
 from ensemble_view.study.experiment import Experiment, Options
+from ensemble_view.study.registry import study_named
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
 
@@ -29,6 +30,7 @@ __all__ = [
     "PreparedExperiment",
     "PricedExperiment",
     "Study",
+    "function_of",
     "prepare",
 ]
 
@@ -197,3 +199,28 @@ def prepare(
     own = {name: value for name, value in options.items() if name in fields}
     shared: Any = {name: value for name, value in options.items() if name not in own}
     return study(**own).prepare(model, data, **shared)
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """Give a study as a function, for those that were registered from outside.
+
+    Args:
+        name: The study's verb.
+
+    Returns:
+        A function of a model, data, the study's own options, those of all studies and ``progress``.
+
+    Example:
+        >>> function_of("pairs").__name__
+        'pairs'
+    """
+    study = study_named(name)
+
+    def measure(
+        model: Any, data: Any, *, progress: Callable[[int], None] | None = None, **options: Any
+    ) -> Any:
+        return prepare(study, model, data, **options).run(progress)
+
+    measure.__name__ = measure.__qualname__ = name
+    measure.__doc__ = study.__doc__
+    return measure

@@ -15,8 +15,8 @@ import pandas as pd
 from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics.rank_correlation import RankCorrelation
 from ensemble_view.statistics.subset_mean import Survival, calibrated_mean
-from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
+from ensemble_view.study.run_result import RunResult
 
 __all__ = ["COLUMNS", "TrialsResult"]
 
@@ -31,7 +31,7 @@ _WORSENING = ("worsening", "worsening_low", "worsening_high")
 
 
 @dataclass(frozen=True, repr=False)
-class TrialsResult(StudyResult):
+class TrialsResult(RunResult):
     """Random trials, each measured on the same examples.
 
     Attributes:
@@ -123,16 +123,6 @@ class TrialsResult(StudyResult):
             *share,
         )  # fmt: skip
         return dict(zip(COLUMNS, map(float, values), strict=True))
-
-    @property
-    def stopped_after(self) -> int | None:
-        """How many examples the result is of, if the user stopped the study early."""
-        return self.run.stopped_after
-
-    @property
-    def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
-        """The outcomes of every trial and example."""
-        return self.run.outcomes.arrays
 
     def _written(self, value: float) -> str:
         """A mean score as in a sentence, with what it is."""

@@ -14,8 +14,8 @@ import pandas as pd
 from ensemble_view.errors import MeasurementError
 from ensemble_view.study import files
 from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
-from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
+from ensemble_view.study.run_result import RunResult
 
 __all__ = ["OrderShareRow", "SurrogatesResult"]
 
@@ -71,7 +71,7 @@ class OrderShareRow:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class SurrogatesResult(StudyResult):
+class SurrogatesResult(RunResult):
     """Shares of the variance over random deletions by order, for any number of blocks.
 
     Of error and loss, what varies is the mean over examples; of logits and probabilities, each
@@ -157,11 +157,6 @@ class SurrogatesResult(StudyResult):
             "majority vote of independent members is not additive, and a net of one strong block "
             "among dead ones is. The result holds for this net on these examples."
         )
-
-    @property
-    def stopped_after(self) -> int | None:
-        """How many examples the result is of, if the user stopped the study early."""
-        return self.run.stopped_after
 
     @property
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:

@@ -16,8 +16,8 @@ from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics.paired import tango_interval
 from ensemble_view.statistics.paired_ratio import paired_ratio
 from ensemble_view.statistics.ratios import ratio_mean
-from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
+from ensemble_view.study.run_result import RunResult
 
 __all__ = ["NULLS", "Dose", "DoseResult"]
 
@@ -47,7 +47,7 @@ class Dose:
 
 
 @dataclass(frozen=True, repr=False)
-class DoseResult(StudyResult):
+class DoseResult(RunResult):
     """What a net loses as branches are scaled, and as nulls are put in instead of a deletion.
 
     Attributes:
@@ -216,16 +216,6 @@ class DoseResult(StudyResult):
         if self.nulls_frame.empty:
             return {"dose": self.frame}
         return {"dose": self.frame, "nulls": self.nulls_frame, "ranges": self.ranges_frame}
-
-    @property
-    def stopped_after(self) -> int | None:
-        """How many examples the result is of, if the user stopped the study early."""
-        return self.run.stopped_after
-
-    @property
-    def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
-        """The outcomes of every example."""
-        return self.run.outcomes.arrays
 
     def _record(self) -> dict[str, Any]:
         return {

@@ -19,8 +19,8 @@ from ensemble_view.statistics.paired import paired_counts, tango_interval
 from ensemble_view.statistics.ratios import RatioMean, ratio_mean
 from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
 from ensemble_view.study.outcomes import Outcomes
-from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
+from ensemble_view.study.run_result import RunResult
 from ensemble_view.study.words import about, shortened
 
 __all__ = ["PairsResult"]
@@ -31,7 +31,7 @@ _MOST_ROWS = 12
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class PairsResult(StudyResult):
+class PairsResult(RunResult):
     """Every single block and every pair deleted.
 
     A drop D is by how much worse the net becomes: in accuracy, in loss per token, or in a measure
@@ -218,16 +218,6 @@ class PairsResult(StudyResult):
 
     def _number(self, value: float) -> str:
         return f"{100 * value:+.2f}" if self.names == "accuracy" else f"{value:+.4g}"
-
-    @property
-    def stopped_after(self) -> int | None:
-        """How many examples the result is of, if the user stopped the study early."""
-        return self.run.stopped_after
-
-    @property
-    def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
-        """The outcomes of every example."""
-        return self.run.outcomes.arrays
 
     def _record(self) -> dict[str, Any]:
         return {

@@ -26,8 +26,8 @@ from ensemble_view.statistics.spectrum import (
 from ensemble_view.study import files
 from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
 from ensemble_view.study.outcomes import LanguageOutcomes
-from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
+from ensemble_view.study.run_result import RunResult
 from ensemble_view.study.subset_values import SubsetValues
 
 __all__ = ["PowerSetResult"]
@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class PowerSetResult(StudyResult):
+class PowerSetResult(RunResult):
     """The measurements of all 2^n subnetworks of n blocks; blocks that were not chosen stay.
 
     Intervals of an error, and of what blocks change of it, stay within 0 to 1 and -1 to 1
@@ -263,11 +263,6 @@ class PowerSetResult(StudyResult):
         else:
             found = ratio_mean(totals, tokens, self.run.level)
         return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-
-    @property
-    def stopped_after(self) -> int | None:
-        """How many examples the result is of, if the user stopped the study early."""
-        return self.run.stopped_after
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
