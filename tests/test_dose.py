@@ -291,6 +291,6 @@ def test_the_command(tmp_path, capsys):
     assert run(*words, "--json") == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "dose and response"
     assert run("dose", path, "--doses", "0,half") == 2
-    assert "--doses is '0,half'; write numbers separated by commas" in capsys.readouterr().err
+    assert "The doses are '0,half'; write numbers separated by commas" in capsys.readouterr().err
     assert run("dose", "--help") == 0
     assert "ensemble-view dose resnet56.th" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble_view.errors import MeasurementError
+from ensemble_view.study.scores import Scores
 
 if TYPE_CHECKING:
     pass
@@ -46,6 +47,29 @@ class ExampleArrays:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """All arrays by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def weights(self) -> npt.NDArray[Any] | None:
+        """How much each example counts; None: all alike."""
+        return None
+
+    def scores(self, measure: str | None, higher_is_better: bool) -> Scores:
+        """Give one number per plan and example.
+
+        Args:
+            measure: What a user's own measure is called.
+            higher_is_better: Of a user's own measure.
+
+        Returns:
+            The scores.
+
+        Raises:
+            MeasurementError: If these outcomes have none.
+        """
+        raise MeasurementError(
+            f"Outcomes of the type {type(self).__name__} have no score; expected those of a "
+            "classifier, of a language model, or of a measure of one's own."
+        )
 
     @property
     def lesions(self) -> int:
@@ -89,6 +113,16 @@ class Outcomes(ExampleArrays):
     baseline_loss: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
 
+    def scores(self, measure: str | None, higher_is_better: bool) -> Scores:
+        """Give the errors: 0 or 1."""
+        _, counts = np.unique(self.labels, return_counts=True)
+        return Scores(
+            name="error",
+            values=(~self.correct).astype(np.float64),
+            baseline=(~self.baseline_correct).astype(np.float64),
+            chance=1 - float(counts.max()) / len(self.labels),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class LanguageOutcomes(ExampleArrays):
@@ -118,6 +152,25 @@ class LanguageOutcomes(ExampleArrays):
     commonest: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.int64]
 
+    @property
+    def weights(self) -> npt.NDArray[Any]:
+        """The tokens of each sequence."""
+        return self.tokens
+
+    def scores(self, measure: str | None, higher_is_better: bool) -> Scores:
+        """Give the loss per token, linearised."""
+        return Scores(
+            name="loss per token",
+            values=self._per_token(self.loss),
+            baseline=self._per_token(self.baseline_loss),
+        )
+
+    def _per_token(self, loss: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        tokens = self.tokens
+        rate = loss.sum(-1, keepdims=True) / tokens.sum()
+        linearised: npt.NDArray[np.float64] = rate + (loss - rate * tokens) / tokens.mean()
+        return linearised
+
 
 @dataclass(frozen=True, eq=False)
 class MeasuredOutcomes(ExampleArrays):
@@ -132,3 +185,7 @@ class MeasuredOutcomes(ExampleArrays):
 
     values: npt.NDArray[np.float64]
     baseline: npt.NDArray[np.float64]
+
+    def scores(self, measure: str | None, higher_is_better: bool) -> Scores:
+        """Give the measure itself."""
+        return Scores(measure or "measure", self.values, self.baseline, higher_is_better)

@@ -8,51 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
-from ensemble_view.errors import MeasurementError
 from ensemble_view.study import files
 from ensemble_view.study.outcomes import ExampleArrays, LanguageOutcomes, MeasuredOutcomes, Outcomes
 from ensemble_view.study.provenance import Cost, Provenance
+from ensemble_view.study.scores import Scores
 
-__all__ = ["Run", "Scores"]
+__all__ = ["Run"]
 
 _KINDS: dict[str, type[ExampleArrays]] = {
     "classification": Outcomes,
     "language": LanguageOutcomes,
     "own": MeasuredOutcomes,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """One number per plan and example, whose mean over examples is what a study reports.
-
-    Of a classifier it is the error (0 or 1). Of a language model it is the loss per token,
-    linearised: ``r + (L - r T) / mean(T)`` of a sequence of T tokens with the summed loss L, where
-    r is the mean per token of all, so that the mean over sequences is r and its variance that of
-    the ratio (Cochran 1977, chapter 6).
-
-    Attributes:
-        name: what it is: ``"error"``, ``"loss per token"``, or a user's own measure.
-        values: shape ``[plans, examples]``.
-        baseline: shape ``[examples]``, of the full net.
-        higher_is_better: whether a larger value is better.
-        chance: the error of the best constant guess, a proportion; None where it has none.
-    """
-
-    name: str
-    values: npt.NDArray[np.float64]
-    baseline: npt.NDArray[np.float64]
-    higher_is_better: bool = False
-    chance: float | None = None
-
-    @property
-    def worsening(self) -> npt.NDArray[np.float64]:
-        """By how much each plan is worse than the full net, on each example."""
-        difference = self.values - self.baseline
-        return -difference if self.higher_is_better else difference
 
 
 @dataclass(frozen=True)
@@ -72,6 +39,7 @@ class Run:
     Example:
         One plan, three examples, and a measure of one's own.
 
+        >>> import numpy as np
         >>> outcomes = MeasuredOutcomes(np.array([[0.5, 0.6, 0.4]]), np.array([0.9, 0.8, 0.7]))
         >>> provenance = Provenance({"name": "net"}, {"name": "three"}, {}, seed=0, command="",
         ...                         date="", device="cpu", threads=1, batch_size=3)
@@ -124,28 +92,7 @@ class Run:
     @cached_property
     def scores(self) -> Scores:
         """One number per plan and example."""
-        found = self.outcomes
-        if isinstance(found, Outcomes):
-            _, counts = np.unique(found.labels, return_counts=True)
-            return Scores(
-                name="error",
-                values=(~found.correct).astype(np.float64),
-                baseline=(~found.baseline_correct).astype(np.float64),
-                chance=1 - float(counts.max()) / len(found.labels),
-            )
-        if isinstance(found, LanguageOutcomes):
-            return Scores(
-                name="loss per token",
-                values=_per_token(found.loss, found.tokens),
-                baseline=_per_token(found.baseline_loss, found.tokens),
-            )
-        if isinstance(found, MeasuredOutcomes):
-            name = self.measure or "measure"
-            return Scores(name, found.values, found.baseline, self.higher_is_better)
-        raise MeasurementError(
-            f"Outcomes of the type {type(found).__name__} have no score; expected those of a "
-            "classifier, of a language model, or of a measure of one's own."
-        )
+        return self.outcomes.scores(self.measure, self.higher_is_better)
 
     def part(self, plans: slice, examples: int | None = None) -> Self:
         """Give some plans of the run, or its first examples, by themselves.
@@ -208,9 +155,3 @@ class Run:
             provenance=Provenance.from_json(content),
             **{name: content[name] for name in shared},
         )
-
-
-def _per_token(loss: npt.NDArray[Any], tokens: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    rate = loss.sum(-1, keepdims=True) / tokens.sum()
-    linearised: npt.NDArray[np.float64] = rate + (loss - rate * tokens) / tokens.mean()
-    return linearised

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy.typing as npt
 
@@ -44,7 +44,8 @@ class RunResult(StudyResult):
     @classmethod
     def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
         own = {name: _tuples(content[name]) for name in cls._own_fields()}
-        return cls(run=Run.restored(content, folder), **own)
+        made: Any = cls
+        return cast("Self", made(run=Run.restored(content, folder), **own))
 
     @classmethod
     def _own_fields(cls) -> list[str]:

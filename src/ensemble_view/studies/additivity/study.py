@@ -29,7 +29,6 @@ from ensemble_view.study.experiment import (
     subject_of,
 )
 from ensemble_view.study.lesions import chosen_blocks, describe
-from ensemble_view.study.outcomes import LanguageOutcomes
 from ensemble_view.study.study import Option, PricedExperiment, Study
 from ensemble_view.study.subset_values import quantities_of
 
@@ -80,7 +79,7 @@ class PreparedAdditivity(PricedExperiment):
         measured = self.experiment.measured(progress)
         own = {name: a for name, a in measured.outcomes.items() if not name.startswith("logit ")}
         run = self.experiment.run_of(replace(measured, outcomes=own))
-        tokens = run.outcomes.tokens if isinstance(run.outcomes, LanguageOutcomes) else None
+        tokens = run.outcomes.weights
         quantities = quantities_of(self.experiment.measure)
         each, rows_of = self.kept.shape[1], []
         for number, keep in enumerate(self.keeps):

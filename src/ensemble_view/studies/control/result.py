@@ -13,12 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics.bounded import bounded_mean
-from ensemble_view.statistics.paired import holm, mcnemar_test, paired_counts, tango_interval
+from ensemble_view.statistics.paired import holm
 from ensemble_view.statistics.paired_ratio import paired_ratio
-from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
-from ensemble_view.study.outcomes import Outcomes
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.run import Run
 from ensemble_view.study.words import about, shortened
@@ -86,8 +83,7 @@ class ControlResult(StudyResult):
     @property
     def names(self) -> str:
         """What a drop is a drop of."""
-        found = self.deleted
-        return "accuracy" if isinstance(found.outcomes, Outcomes) else found.scores.name
+        return self.deleted.scores.drop_of
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -103,36 +99,18 @@ class ControlResult(StudyResult):
                 "name": " ".join(lesion.names),
                 "changes_shape": lesion.changes_shape,
             }
-            *difference, p_value = self._difference(number)
-            for name, values in (
-                ("drop", self._limits(self.deleted, number)),
-                ("control_drop", self._limits(self.controlled, number)),
-                ("difference", difference),
+            scores, level = self.deleted.scores, self.deleted.level
+            drop, other = (run.scores.worsening[number] for run in (self.deleted, self.controlled))
+            for name, change in (
+                ("drop", drop),
+                ("control_drop", other),
+                ("difference", other - drop),
             ):
-                row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
-            rows.append({**row, "p_value": p_value})
+                found = scores.effect(change, level)
+                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            rows.append({**row, "p_value": found.p_value})
         frame = pd.DataFrame(rows)
         return frame.assign(p_adjusted=holm(frame["p_value"].to_numpy()), n=self.deleted.examples)
-
-    def _limits(self, run: Run, row: int) -> tuple[float, float, float]:
-        found = run.outcomes
-        if isinstance(found, Outcomes):
-            counts = paired_counts(found.baseline_correct, found.correct[row])
-            limits = tango_interval(counts.lost, counts.gained, counts.n, run.level)
-            return counts.drop, limits.low, limits.high
-        mean = ratio_mean(run.scores.worsening[row], level=run.level)
-        return mean.value, mean.low, mean.high
-
-    def _difference(self, row: int) -> tuple[float, float, float, float]:
-        one, other, level = self.deleted.outcomes, self.controlled.outcomes, self.deleted.level
-        if isinstance(one, Outcomes) and isinstance(other, Outcomes):
-            counts = paired_counts(one.correct[row], other.correct[row])
-            limits = tango_interval(counts.lost, counts.gained, counts.n, level)
-            p_value = mcnemar_test(counts.lost, counts.gained).p_value
-            return counts.drop, limits.low, limits.high, p_value
-        worse = [run.scores.worsening[row] for run in (self.deleted, self.controlled)]
-        mean = ratio_mean(worse[1] - worse[0], level=level)
-        return mean.value, mean.low, mean.high, mean.p_value
 
     @cached_property
     def shares_frame(self) -> pd.DataFrame:
@@ -191,11 +169,7 @@ class ControlResult(StudyResult):
         run, frame = self.deleted, self.frame
         real = np.array([bool(block.blocks) for block in self.blocks])
         means = [
-            bounded_mean(
-                each.scores.worsening[real].mean(axis=0), level=run.level, ends=(-1.0, 1.0)
-            )
-            if isinstance(each.outcomes, Outcomes)
-            else ratio_mean(each.scores.worsening[real].mean(axis=0), level=run.level)
+            each.scores.mean(each.scores.worsening[real].mean(axis=0), run.level)
             for each in (self.deleted, self.controlled)
         ]
         told = [f"{self._number(m.value)} [{self._number(m.low)}, {self._number(m.high)}]"

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics.paired import tango_interval
 from ensemble_view.statistics.paired_ratio import paired_ratio
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.study.run import Run
@@ -200,11 +199,8 @@ class DoseResult(RunResult):
 
     def _change(self, worsening: npt.NDArray[np.float64]) -> tuple[float, float, float]:
         """The mean worsening of one plan with its paired interval."""
-        if self.run.scores.chance is None:
-            return self._mean(worsening)
-        lost, gained = int((worsening > 0).sum()), int((worsening < 0).sum())
-        interval = tango_interval(lost, gained, len(worsening), self.run.level)
-        return float(worsening.mean()), interval.low, interval.high
+        found = self.run.scores.effect(worsening, self.run.level)
+        return found.value, found.low, found.high
 
     def _mean(self, worsening: npt.NDArray[np.float64]) -> tuple[float, float, float]:
         found = ratio_mean(worsening, level=self.run.level)

@@ -13,10 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.interactions import PairInteractions, pair_interactions
-from ensemble_view.statistics.paired import paired_counts, tango_interval
-from ensemble_view.statistics.ratios import RatioMean, ratio_mean
+from ensemble_view.statistics.ratios import RatioMean
 from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
 from ensemble_view.study.outcomes import Outcomes
 from ensemble_view.study.run import Run
@@ -68,7 +66,7 @@ class PairsResult(RunResult):
         n, found = len(self.blocks), self.run.outcomes
         baseline: npt.NDArray[Any]
         outcomes: npt.NDArray[Any]
-        if isinstance(found, Outcomes):
+        if isinstance(found, Outcomes):  # Kept as bytes: there are thousands of pairs.
             baseline, outcomes = found.baseline_correct, found.correct
         else:
             scores = self.run.scores
@@ -89,7 +87,7 @@ class PairsResult(RunResult):
     @property
     def names(self) -> str:
         """What a drop is a drop of."""
-        return "accuracy" if isinstance(self.run.outcomes, Outcomes) else self.run.scores.name
+        return self.run.scores.drop_of
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -102,7 +100,7 @@ class PairsResult(RunResult):
         rows = []
         for row, (i, j) in enumerate(zip(*np.triu_indices(n, 1), strict=True), start=n):
             first, second = self.blocks[i], self.blocks[j]
-            low, high = self._drop_limits(row)
+            drop = self.run.scores.effect(self.run.scores.worsening[row], self.run.level)
             rows.append(
                 {
                     "first": first.label,
@@ -115,8 +113,8 @@ class PairsResult(RunResult):
                     "first_drop": self.drops[i, i],
                     "second_drop": self.drops[j, j],
                     "drop": self.drops[i, j],
-                    "drop_low": low,
-                    "drop_high": high,
+                    "drop_low": drop.low,
+                    "drop_high": drop.high,
                     "interaction": found.value[i, j],
                     "low": found.low[i, j],
                     "high": found.high[i, j],
@@ -125,15 +123,6 @@ class PairsResult(RunResult):
                 }
             )
         return pd.DataFrame(rows)
-
-    def _drop_limits(self, plan: int) -> tuple[float, float]:
-        found = self.run.outcomes
-        if isinstance(found, Outcomes):
-            counts = paired_counts(found.baseline_correct, found.correct[plan])
-            limits = tango_interval(counts.lost, counts.gained, counts.n, self.run.level)
-            return limits.low, limits.high
-        mean = ratio_mean(self.run.scores.worsening[plan], level=self.run.level)
-        return mean.low, mean.high
 
     @cached_property
     def means(self) -> dict[str, RatioMean]:
@@ -154,11 +143,8 @@ class PairsResult(RunResult):
                 np.add.at(single, second[chosen], 1.0)
                 total = worse[n:][chosen].sum(axis=0) - single @ worse[:n]
                 mean = total / np.count_nonzero(chosen)
-                if isinstance(self.run.outcomes, Outcomes):
-                    # Of four outcomes that are right or wrong each.
-                    found[name] = bounded_mean(mean, level=self.run.level, ends=(-2.0, 2.0))
-                else:
-                    found[name] = ratio_mean(mean, level=self.run.level)
+                # Of four outcomes, which may be right or wrong each.
+                found[name] = self.run.scores.mean(mean, self.run.level, most=2.0)
         return found
 
     def _beyond_doubt(self) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -25,7 +25,6 @@ from ensemble_view.statistics.spectrum import (
 )
 from ensemble_view.study import files
 from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
-from ensemble_view.study.outcomes import LanguageOutcomes
 from ensemble_view.study.run import Run
 from ensemble_view.study.run_result import RunResult
 from ensemble_view.study.subset_values import SubsetValues
@@ -255,8 +254,7 @@ class PowerSetResult(RunResult):
             yield name, list(each)
 
     def _interval(self, quantity: str, name: str, totals: Floats) -> dict[str, float]:
-        outcomes = self.run.outcomes
-        tokens = outcomes.tokens if isinstance(outcomes, LanguageOutcomes) else None
+        tokens = self.run.outcomes.weights
         if quantity == "error":
             ends = (0.0, 1.0) if name == "mean" else (-1.0, 1.0)
             found = bounded_mean(totals, tokens, self.run.level, ends=ends)

@@ -24,7 +24,6 @@ from ensemble_view.study.experiment import (
     subject_of,
 )
 from ensemble_view.study.lesions import chosen_blocks, describe
-from ensemble_view.study.outcomes import LanguageOutcomes
 from ensemble_view.study.study import Option, PricedExperiment, Study
 from ensemble_view.study.subset_values import SubsetReduction, quantities_of
 
@@ -72,7 +71,7 @@ class PreparedSubsets(PricedExperiment):
         kept = {name: measured.outcomes.pop(name) for name in names}
         run = self.experiment.run_of(measured)
         found = run.outcomes
-        units = found.tokens.sum() if isinstance(found, LanguageOutcomes) else run.examples
+        units = run.examples if found.weights is None else found.weights.sum()
         return PowerSetResult(
             blocks=tuple(describe([block]) for block in self.blocks),
             quantities=tuple(quantities.scalars),
