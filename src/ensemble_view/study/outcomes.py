@@ -60,9 +60,6 @@ class ExampleArrays:
             measure: What a user's own measure is called.
             higher_is_better: Of a user's own measure.
 
-        Returns:
-            The scores.
-
         Raises:
             MeasurementError: If these outcomes have none.
         """
