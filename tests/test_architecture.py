@@ -15,12 +15,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ensemble_view"
 # A folder is one room, known by its name, but for a module that has a line of its own. Whoever
 # adds a room says here what it may know.
 ALLOWED: dict[str, str] = {
-    "printable": "",
     "shared_state": "",
     "former_paths": "",
-    "errors": "printable",
+    "errors": "",
     "reading": "errors",
-    "seeds": "errors",
     "statistics": "errors",
     "measures": "errors",
     "figures": "",
@@ -37,15 +35,15 @@ ALLOWED: dict[str, str] = {
     "paths": "core errors paths.lengths",
     # Nets and data.
     "nets": "edits errors reading shared_state",
-    "data": "errors measures nets reading seeds",
-    "training": "data errors nets seeds shared_state",
+    "data": "errors measures nets reading",
+    "training": "data errors nets shared_state",
     # What every study is made of, the studies, and who calls them.
     "study": "core core.interventions core.plan data discovery errors figures measures nets paths"
-    " paths.lengths printable reading seeds shared_state statistics",
+    " paths.lengths reading shared_state statistics",
     "studies": "core core.interventions core.plan core.trie data discovery edits errors figures"
-    " measures nets paths paths.lengths printable seeds statistics study",
+    " measures nets paths paths.lengths statistics study",
     "bench": "core core.interventions core.plan core.trie discovery edits errors",
-    "cli": "bench data errors nets paths.lengths printable reading seeds studies study training",
+    "cli": "bench data errors nets paths.lengths reading studies study training",
 }
 
 # Within the core, too, imports go one way.

@@ -18,10 +18,9 @@ from torch import nn
 
 import ensemble_view as ev
 from ensemble_view.cli.saying import say
-from ensemble_view.errors import EnsembleViewError
+from ensemble_view.errors import EnsembleViewError, printable, printable_name
 from ensemble_view.figures.style import save_figure
 from ensemble_view.nets.models.building import build
-from ensemble_view.printable import printable, printable_name
 from ensemble_view.studies.inspect.inspection import inspect
 from ensemble_view.studies.lesion.result import LesionResult
 from ensemble_view.study.files import write_table

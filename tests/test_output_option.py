@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import ensemble_view as ev
 from ensemble_view import unravel
-from ensemble_view.__main__ import main
+from ensemble_view.cli.application import main
 from ensemble_view.errors import DiscoveryError, MeasurementError
 from ensemble_view.measures.own import OwnMeasure
 from layers import wake

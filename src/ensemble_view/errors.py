@@ -1,12 +1,14 @@
-"""The errors that this package raises on purpose: each says what was found, expected, and to do."""
+"""The errors that this package raises on purpose, and text that a terminal shows as it is.
+
+An error says what was found, what was expected, and what to do.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from types import FrameType
-
-from ensemble_view.printable import printable
 
 __all__ = [
     "CheckpointError",
@@ -17,8 +19,16 @@ __all__ = [
     "MeasurementError",
     "MeasurementWarning",
     "UnreadableError",
+    "printable",
+    "printable_name",
     "warn",
 ]
+
+
+# C0 and C1 controls, half surrogates, and what reverses or hides the text around it.
+_ODD = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff"
+_IN_TEXT = re.compile(f"[{_ODD}]")
+_IN_NAME = re.compile(f"[{_ODD}\t\n]")
 
 
 class EnsembleViewError(Exception):
@@ -78,3 +88,43 @@ def warn(message: str) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == package:
         level, frame = level + 1, frame.f_back
     warnings.warn(printable(message), MeasurementWarning, stacklevel=level)
+
+
+def printable(text: str) -> str:
+    r"""Escape what would act on a terminal instead of being shown; lines and tabs stay.
+
+    Args:
+        text: of any origin.
+
+    Returns:
+        The text, each control character, bidirectional or invisible mark, and half of a surrogate
+        pair written as its escape.
+
+    Example:
+        >>> print(printable("layer\x1b[31m1\n"))
+        layer\x1b[31m1
+        <BLANKLINE>
+    """
+    return _IN_TEXT.sub(_escape, text)
+
+
+def printable_name(name: str) -> str:
+    r"""Escape a name for one line of text: as :func:`printable`, and line breaks and tabs too.
+
+    Args:
+        name: of a module, file, class, or anything else that others named.
+
+    Returns:
+        The name on one line.
+
+    Example:
+        >>> print(printable_name("layer1\nSaved to out."))
+        layer1\nSaved to out.
+    """
+    return _IN_NAME.sub(_escape, name)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    short = {9: r"\t", 10: r"\n", 13: r"\r"}.get(code)
+    return short or (f"\\x{code:02x}" if code < 127 else f"\\u{code:04x}")

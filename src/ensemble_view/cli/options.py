@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from ensemble_view.seeds import LARGEST_SEED
+from ensemble_view.data.seeds import LARGEST_SEED
 
 __all__ = [
     "Arch",

@@ -12,8 +12,7 @@ from typing import Any
 
 import typer
 
-from ensemble_view.errors import EnsembleViewError, MeasurementWarning
-from ensemble_view.printable import printable
+from ensemble_view.errors import EnsembleViewError, MeasurementWarning, printable
 
 __all__ = ["OutputError", "flush", "say", "warnings_said"]
 

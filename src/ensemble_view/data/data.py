@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ensemble_view.seeds import check_seed
+from ensemble_view.data.seeds import check_seed
 
 __all__ = ["Data", "Portion", "chosen", "examples_in"]
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ensemble_view.data.data import Data
 from ensemble_view.data.normalisation import AS_GIVEN, GIVEN, in_words
+from ensemble_view.data.seeds import check_seed
 from ensemble_view.errors import DataError
-from ensemble_view.seeds import check_seed
 
 __all__ = ["IndexedData", "LabelledData", "Preprocessing", "Source", "check_labels", "match_names"]
 

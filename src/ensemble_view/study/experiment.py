@@ -21,6 +21,7 @@ from ensemble_view.core.interventions.base import Compose, Intervention
 from ensemble_view.core.plan import bind
 from ensemble_view.data.data import Portion, examples_in
 from ensemble_view.data.loader_data import LoaderData
+from ensemble_view.data.seeds import check_seed
 from ensemble_view.data.target_data import TargetData
 from ensemble_view.data.text_data import TextData
 from ensemble_view.discovery.capture import as_arguments
@@ -32,7 +33,6 @@ from ensemble_view.measures.logits import ClassificationWithLogits
 from ensemble_view.measures.measure import Measure
 from ensemble_view.measures.own import OwnMeasure
 from ensemble_view.nets.checkpoints import Checkpoint
-from ensemble_view.seeds import check_seed
 from ensemble_view.study.batch_size import Calibration, calibrate, duration
 from ensemble_view.study.near_chance import near_chance
 from ensemble_view.study.outcomes import ExampleArrays, LanguageOutcomes, MeasuredOutcomes, Outcomes

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ensemble_view.errors import EnsembleViewError, UnreadableError
-from ensemble_view.printable import printable_name
+from ensemble_view.errors import EnsembleViewError, UnreadableError, printable_name
 from ensemble_view.reading.arrays import read_npz
 from ensemble_view.reading.json_text import read_json as parse_file
 from ensemble_view.reading.regular import exists

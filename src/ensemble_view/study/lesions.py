@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ensemble_view.core.chain import Block, Chain
 from ensemble_view.core.interventions.arrangement import Arrangement
 from ensemble_view.core.interventions.text import BlockName, format_blocks, parse_blocks
-from ensemble_view.errors import InterventionError
-from ensemble_view.printable import printable_name
+from ensemble_view.errors import InterventionError, printable_name
 
 if TYPE_CHECKING:
     pass

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ensemble_view.printable import printable_name
+from ensemble_view.errors import printable_name
 from ensemble_view.study.files import plain
 
 __all__ = ["WARNING", "Cost", "Provenance"]

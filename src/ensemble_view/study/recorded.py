@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ensemble_view.printable import printable_name
+from ensemble_view.errors import printable_name
 
 __all__ = ["Made", "by_command", "command_text", "made", "shorter"]
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy.typing as npt
 import pandas as pd
 
-from ensemble_view.errors import MeasurementError
-from ensemble_view.printable import printable
+from ensemble_view.errors import MeasurementError, printable
 from ensemble_view.study import files, folders
 from ensemble_view.study.checked import check_types
 from ensemble_view.study.files import ResultError, ResultWarning

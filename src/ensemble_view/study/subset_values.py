@@ -10,11 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble_view.errors import MeasurementError
-from ensemble_view.statistics.spectrum import (
-    dividends,
-    fourier,
-    order_energies,
-)
+from ensemble_view.statistics.spectrum import dividends, fourier, order_energies
 
 if TYPE_CHECKING:
     pass
@@ -28,11 +24,7 @@ from ensemble_view.measures.language import Language
 from ensemble_view.measures.logits import ClassificationWithLogits
 from ensemble_view.measures.measure import Measure
 from ensemble_view.measures.own import OwnMeasure
-from ensemble_view.statistics.spectrum import (
-    banzhaf_values,
-    mean_by_size,
-    shapley_values,
-)
+from ensemble_view.statistics.spectrum import banzhaf_values, mean_by_size, shapley_values
 
 __all__ = ["Quantities", "SubsetReduction", "SubsetValues", "quantities_of"]
 

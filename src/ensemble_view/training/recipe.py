@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ensemble_view.data.seeds import LARGEST_SEED
 from ensemble_view.errors import EnsembleViewError
-from ensemble_view.seeds import LARGEST_SEED
 
 __all__ = ["Recipe", "TrainingError", "augment", "epoch_generator", "learning_rate_at"]
 

@@ -22,12 +22,7 @@ from ensemble_view.statistics.order_shares import order_shares, subsets_needed
 from ensemble_view.statistics.surrogates import fit_surrogate, held_out_r2
 from ensemble_view.studies.additivity.result import OrderShareRow, SurrogatesResult
 from ensemble_view.studies.subsets.study import keep_probabilities
-from ensemble_view.study.experiment import (
-    Options,
-    experiment,
-    measure_with_logits,
-    subject_of,
-)
+from ensemble_view.study.experiment import Options, experiment, measure_with_logits, subject_of
 from ensemble_view.study.lesions import chosen_blocks, describe
 from ensemble_view.study.study import Option, PricedExperiment, Study
 from ensemble_view.study.subset_values import quantities_of

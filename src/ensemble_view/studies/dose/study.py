@@ -15,9 +15,9 @@ from ensemble_view.core.interventions.arrangement import Arrangement
 from ensemble_view.core.interventions.base import Compose, Intervention
 from ensemble_view.core.interventions.branches import Delete, Replace, Scale
 from ensemble_view.core.interventions.text import BlockName, format_blocks, parse_blocks
+from ensemble_view.data.seeds import LARGEST_SEED
 from ensemble_view.errors import InterventionError, MeasurementError
 from ensemble_view.nets.checkpoints import Checkpoint
-from ensemble_view.seeds import LARGEST_SEED
 from ensemble_view.studies.dose.result import NULLS, Dose, DoseResult
 from ensemble_view.study.experiment import Experiment, Options, experiment, subject_of
 from ensemble_view.study.run import Run

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ensemble_view.core.chain import Block, Chain
 from ensemble_view.discovery.capture import Example, as_arguments
-from ensemble_view.printable import printable, printable_name
+from ensemble_view.errors import printable, printable_name
 from ensemble_view.study.subject import Subject
 from ensemble_view.study.words import wrapped
 

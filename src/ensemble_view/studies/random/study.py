@@ -22,12 +22,7 @@ from ensemble_view.studies.random.reduction import AdditiveReduction, reason_for
 from ensemble_view.studies.random.result import ManyResult
 from ensemble_view.study.counts import Counts, read_counts
 from ensemble_view.study.draws import stages_of
-from ensemble_view.study.experiment import (
-    Options,
-    experiment,
-    measure_with_logits,
-    subject_of,
-)
+from ensemble_view.study.experiment import Options, experiment, measure_with_logits, subject_of
 from ensemble_view.study.study import Option, PricedExperiment, Study
 
 __all__ = ["PreparedRandom", "RandomStudy", "check_trials", "random"]

@@ -17,12 +17,7 @@ from ensemble_view.errors import InterventionError
 from ensemble_view.measures.logits import ClassificationWithLogits
 from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.studies.subsets.result import PowerSetResult
-from ensemble_view.study.experiment import (
-    Options,
-    experiment,
-    measure_with_logits,
-    subject_of,
-)
+from ensemble_view.study.experiment import Options, experiment, measure_with_logits, subject_of
 from ensemble_view.study.lesions import chosen_blocks, describe
 from ensemble_view.study.study import Option, PricedExperiment, Study
 from ensemble_view.study.subset_values import SubsetReduction, quantities_of
