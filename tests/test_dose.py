@@ -151,14 +151,14 @@ def test_size_explains_by_all_nulls_or_not_at_all(limits, said):
 def test_a_batch_of_one_is_avoided_so_that_each_has_a_donor(net, count, batch, monkeypatch):
     import ensemble_view.study.experiment as module
 
-    calibrate = module.calibrate
+    fastest = module.fastest_pace
     monkeypatch.setattr(
-        module, "calibrate",
-        lambda *args, sizes=None, **options: calibrate(*args, sizes=sizes or [12], **options),
+        module, "fastest_pace",
+        lambda *args, sizes=None, **options: fastest(*args, sizes=sizes or [12], **options),
     )  # fmt: skip
     data = images(count, seed=3), torch.arange(count) % nets.CLASSES
     study = prepare(DoseStudy, net, data, blocks="1", doses=[0], granularity="branch")
-    assert study.experiment.calibration.batch_size == 11
+    assert study.experiment.pace.batch_size == 11
     assert study.undefined == {}
     assert study.run().nulls_frame["null"].tolist()[2] == "donor"
 

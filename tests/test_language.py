@@ -265,7 +265,7 @@ def test_batches_shrink_where_the_logits_are_large(gpt2, monkeypatch):
         ensemble_view.study.experiment, "_MOST_NUMBERS", {"cpu": 4 * numbers, "cuda": 4 * numbers}
     )
     study = prepare(LesionStudy, gpt2, text(*[64] * 40), blocks="0")
-    assert study.experiment.calibration.batch_size <= 4
+    assert study.experiment.pace.batch_size <= 4
 
 
 def test_a_limit_chooses_sequences(gpt2, studied):

@@ -23,7 +23,7 @@ FORMER: dict[str, tuple[str, ...]] = {
     "adapters": ("nets.adapters", "nets.adapters.sources"),
     "alteration": ("core.alteration",),
     "bundled": ("nets.bundled",),
-    "calibration": ("study.batch_size",),
+    "calibration": ("study.pace",),
     "chain": ("core.chain",),
     "checkpoints": ("nets.checkpoints",),
     "datasets": ("data", "data.opening", "data.data", "data.labelled_data", "data.text_sources"),

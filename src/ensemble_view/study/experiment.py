@@ -33,9 +33,9 @@ from ensemble_view.measures.logits import ClassificationWithLogits
 from ensemble_view.measures.measure import Measure
 from ensemble_view.measures.own import OwnMeasure
 from ensemble_view.nets.checkpoints import Checkpoint
-from ensemble_view.study.batch_size import Calibration, calibrate, duration
 from ensemble_view.study.near_chance import near_chance
 from ensemble_view.study.outcomes import ExampleArrays, LanguageOutcomes, MeasuredOutcomes, Outcomes
+from ensemble_view.study.pace import Pace, duration, fastest_pace
 from ensemble_view.study.portions import Measured, measure_portions
 from ensemble_view.study.provenance import WARNING, Cost
 from ensemble_view.study.run import Run
@@ -108,7 +108,7 @@ class Experiment:
         interventions: The full net, then what is done to it.
         engine: Holds the plans for the first portion of the data.
         measure: What is measured.
-        calibration: Batch size and expected time per example, of the first portion.
+        pace: Batch size and expected time per example, of the first portion.
         seed: Of every random choice.
         level: Of the intervals.
         higher_is_better: Of a user's own measure.
@@ -119,7 +119,7 @@ class Experiment:
     interventions: tuple[Intervention, ...]
     engine: Engine
     measure: Measure
-    calibration: Calibration
+    pace: Pace
     seed: int
     level: float
     higher_is_better: bool
@@ -129,7 +129,7 @@ class Experiment:
     def expected_seconds(self) -> float:
         """How long the run will take, from a short measurement on this machine."""
         examples = sum(len(p.data) / p.size for _, p in self.subject.portions)
-        return self.calibration.seconds_per_example * examples
+        return self.pace.seconds_per_example * examples
 
     @property
     def work(self) -> int:
@@ -144,7 +144,7 @@ class Experiment:
             f"{len(data):,} {data.unit}{f' of {lengths} lengths' if lengths > 1 else ''}: "
             f"{cost.block_evaluations:,} block evaluations "
             f"per batch instead of {cost.naive_block_evaluations:,} ({saved:.0%} saved), batches "
-            f"of {self.calibration.batch_size}, about {duration(self.expected_seconds)}"
+            f"of {self.pace.batch_size}, about {duration(self.expected_seconds)}"
         )
 
     def run(self, progress: Progress | None = None) -> Run:
@@ -170,10 +170,8 @@ class Experiment:
         Returns:
             What was kept; of the examples done so far, if the user interrupted.
         """
-        with self.calibration.threads_set():
-            return measure_portions(
-                self._engines(), self.calibration.batch_size, progress, reduction
-            )
+        with self.pace.threads_set():
+            return measure_portions(self._engines(), self.pace.batch_size, progress, reduction)
 
     def run_of(self, measured: Measured) -> Run:
         """Make a run of what was measured, the first plan's outcomes being the full net's.
@@ -188,8 +186,8 @@ class Experiment:
         provenance = self.subject.provenance(
             seed=self.seed,
             command=self.command,
-            batch_size=self.calibration.batch_size,
-            threads=self.calibration.threads,
+            batch_size=self.pace.batch_size,
+            threads=self.pace.threads,
         )
         if isinstance(outcomes, Outcomes) and (found := near_chance(outcomes, self.level)):
             warn(found)
@@ -310,7 +308,7 @@ def experiment(
         interventions=every,
         engine=engine,
         measure=measure,
-        calibration=_calibrate(engine, subject, options.get("batch_size"), own, held),
+        pace=_paced(engine, subject, options.get("batch_size"), own, held),
         seed=options.get("seed", 0),
         level=options.get("level", 0.95),
         higher_is_better=options.get("higher_is_better", True),
@@ -347,9 +345,9 @@ def measure_of(own: OwnFunction | OwnMeasure | None, subject: Subject) -> Measur
     return Language() if isinstance(subject.data, TextData) else Classification()
 
 
-def _calibrate(
+def _paced(
     engine: Engine, subject: Subject, batch_size: int | None, own: object, held: int
-) -> Calibration:
+) -> Pace:
     args, kwargs = as_arguments(subject.sample[0])
     _, output = next(engine.logits(*args, **kwargs))
     data = subject.portions[0][1].data
@@ -361,11 +359,11 @@ def _calibrate(
     # A user's own measure sees the targets of real batches only.
     sample = subject.sample if own is None else (subject.sample[0], None)
     if batch_size is not None:
-        return calibrate(engine, sample, sizes=[batch_size], most=len(data))
+        return fastest_pace(engine, sample, sizes=[batch_size], most=len(data))
     numbers = sum(leaf.numel() // max(len(leaf), 1) if leaf.ndim else 1 for leaf in tensors)
     most = max(1, _MOST_NUMBERS.get(engine.device.type, 2**27) // (held * numbers))
     sizes = _SEQUENCES if isinstance(data, TextData) else None
-    return calibrate(engine, sample, sizes=sizes, most=min(len(data), most))
+    return fastest_pace(engine, sample, sizes=sizes, most=min(len(data), most))
 
 
 def measure_with_logits(subject: Subject, options: Options) -> Measure:

@@ -19,9 +19,9 @@ from ensemble_view.measures.change import RelativeChange
 from ensemble_view.nets.checkpoints import Checkpoint
 from ensemble_view.studies.control.recalibration import LARGEST_BATCH, RecalibratedEngine, twin_of
 from ensemble_view.studies.control.result import ControlResult
-from ensemble_view.study.batch_size import duration
 from ensemble_view.study.experiment import Experiment, Options, experiment, subject_of
 from ensemble_view.study.lesions import Lesion, chosen_blocks, describe
+from ensemble_view.study.pace import duration
 from ensemble_view.study.path_subject import pieces, placed
 from ensemble_view.study.portions import measure_portions
 from ensemble_view.study.provenance import Cost
@@ -130,9 +130,9 @@ class PreparedControl:
         assert self.recalibrated is not None
         assert self.calibration is not None
         ready, engine = self.experiment, self.recalibrated
-        with ready.calibration.threads_set():
+        with ready.pace.threads_set():
             measured = measure_portions(
-                [(engine, ready.subject.portions[0][1])], ready.calibration.batch_size, progress
+                [(engine, ready.subject.portions[0][1])], ready.pace.batch_size, progress
             )
         run = ready.run_of(measured)
         evaluations = engine.cost.block_evaluations + self._evaluations
@@ -234,7 +234,7 @@ class ControlStudy(Study[ControlResult]):
             subject.chain, twin, ready.engine.plans[1:], chosen, ready.measure
         )
         passes = (len(changes) + 1) * (len(chosen) + len(subject.data))
-        with ready.calibration.threads_set():
+        with ready.pace.threads_set():
             seconds = passes * engine.seconds_per_example()
         full = Lesion("none", ("the full net",), (), changes_shape=False, shortcut_kind="none")
         return PreparedControl(self.control, (full, *lesions), ready, None, engine, chosen, seconds)

@@ -260,7 +260,7 @@ def _nulls(
 
 def _alone(ready: Experiment, batch_size: int | None = None) -> bool:
     """Whether some batch would be of one example."""
-    size = batch_size or ready.calibration.batch_size
+    size = batch_size or ready.pace.batch_size
     return any(
         len(portion.data) % (own := max(1, int(size * portion.size))) == 1 or own == 1
         for _, portion in ready.subject.portions
@@ -271,5 +271,5 @@ def _without_one_left(ready: Experiment, options: Options) -> int | None:
     """The next smaller batch size that leaves no example alone, if it is ours to choose."""
     if options.get("batch_size") is not None:
         return None
-    sizes = range(ready.calibration.batch_size - 1, 1, -1)
+    sizes = range(ready.pace.batch_size - 1, 1, -1)
     return next((size for size in sizes if not _alone(ready, size)), None)

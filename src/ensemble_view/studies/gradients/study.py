@@ -26,7 +26,7 @@ from ensemble_view.studies.gradients.measurement import (
     enough_groups,
 )
 from ensemble_view.studies.gradients.result import GradientCost, GradientsByLength, GradientSettings
-from ensemble_view.study.batch_size import duration
+from ensemble_view.study.pace import duration
 from ensemble_view.study.path_subject import gradient_subject, loss_name, pieces, placed
 from ensemble_view.study.subject import Subject
 from ensemble_view.study.untrained import untrained_net

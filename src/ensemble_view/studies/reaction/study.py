@@ -28,8 +28,8 @@ from ensemble_view.studies.reaction.result import (
     Reactions,
 )
 from ensemble_view.studies.reaction.stage import Stage, reactions, stages_of
-from ensemble_view.study.batch_size import duration
 from ensemble_view.study.experiment import Options, subject_of
+from ensemble_view.study.pace import duration
 from ensemble_view.study.provenance import Cost
 from ensemble_view.study.study import Option, Study
 from ensemble_view.study.subject import Subject, examine

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from ensemble_view.core.engine import Engine
 from ensemble_view.shared_state import Setting
 
-__all__ = ["Calibration", "calibrate", "duration"]
+__all__ = ["Pace", "duration", "fastest_pace"]
 
 _SIZES = {"cpu": (16, 32, 64, 128, 256), "cuda": (64, 256, 1024, 4096)}
 _BUDGET = 3.0
@@ -28,7 +28,7 @@ _THREADS = Setting(torch.get_num_threads, torch.set_num_threads)
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Pace:
     """A batch size and a number of threads, and what they cost, measured on this machine.
 
     Args:
@@ -52,13 +52,13 @@ class Calibration:
             yield
 
 
-def calibrate(
+def fastest_pace(
     engine: Engine,
     sample: tuple[Any, Any],
     *,
     sizes: Sequence[int] | None = None,
     most: int = 2**31,
-) -> Calibration:
+) -> Pace:
     """Time the engine's blocks at several batch sizes and choose the fastest.
 
     Each block is timed once it is warm, and weighed by how often the plans evaluate it. A larger
@@ -83,20 +83,20 @@ def calibrate(
         >>> chain = Chain.from_parts(lambda x: x, [block], lambda x: x)
         >>> engine = Engine(chain, [bind(Compose(), chain.outline)])
         >>> sample = torch.ones(2, 4), torch.tensor([0, 1])
-        >>> calibrate(engine, sample, sizes=[8]).batch_size
+        >>> fastest_pace(engine, sample, sizes=[8]).batch_size
         8
     """
     candidates = sorted(
         {min(size, most) for size in sizes or _SIZES.get(engine.device.type, _SIZES["cpu"])}
     )
-    best = Calibration(candidates[0], torch.get_num_threads(), math.inf)
+    best = Pace(candidates[0], torch.get_num_threads(), math.inf)
     # One thread first: where threads wait for each other, timing several would use up the time.
     for threads in sorted({1, torch.get_num_threads()}):
         started = time.perf_counter()
         for size in candidates:
             if time.perf_counter() - started > _BUDGET / 2:
                 break
-            found = Calibration(size, threads, math.inf)
+            found = Pace(size, threads, math.inf)
             try:
                 with found.threads_set():
                     seconds = _seconds(engine, _repeated(sample, size)) / size
