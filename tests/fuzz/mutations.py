@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickletools
 import random
 import struct
+import zipfile
 from typing import Any
 
 EXTREME: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**30, -(10**18), 0.5, -0.0, 1e308, "", "a",
     "a" * 5000, "\x00", "\x1b[31m", "ü€", [], {}, [[]], [None], {"a": 1}, [0, -1], ["a", 1, None],
+]  # fmt: skip
+# Pickle operations that allocate, look up, call or nest.
+OPERATIONS = [
+    b"r\xff\xff\xff\x7f", b"j\xff\xff\xff\x7f", b"B\xff\xff\xff\x7f", b"X\xff\xff\xff\x7f",
+    b"\x8e" + b"\xff" * 7 + b"\x0f", b"\x8b\xff\xff\xff\x7f", b"I" + b"9" * 5000 + b"\n",
+    b"(" * 500, b"]" * 500, b"N", b"}", b")", b"R", b"b", b"0", b".", b"J\xff\xff\xff\x7f",
+    b"\x8a\x08" + b"\x7f" * 8, b"ccollections\nOrderedDict\n", b"\x88", b"Q", b"K\x00",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
 ]  # fmt: skip
 WORDS = [b"\x00" * 16, b"\xff" * 16, b"PK\x05\x06", b"PK\x01\x02", b"{", b"[" * 50, b'"', b"."]
 
@@ -72,6 +83,51 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
     return rng.choice(BYTES)(content, rng)
 
 
+def changed_pickle(content: bytes, rng: random.Random) -> bytes:
+    """Change an argument or an operation of a pickle, or put another operation before it."""
+    operations = list(pickletools.genops(content))
+    operation, _, found = operations[rng.randrange(len(operations))]
+    start = found or 0
+    kind = rng.randrange(4)
+    if kind == 0:
+        return content[:start] + rng.choice(OPERATIONS) + content[start:]
+    if kind == 1:
+        return content[:start] + rng.choice(OPERATIONS) + content[start + 1 :]
+    if kind == 2:
+        ends = [place for _, _, place in operations if place is not None and place > start]
+        return content[:start] + content[ends[0] if ends else len(content) :]
+    if operation.arg is None:
+        return damaged(content, rng)
+    head, argument = content[: start + 1], content[start + 1 :]
+    return head + number_written_over(argument[:8], rng) + argument[8:]
+
+
+def changed_zip(content: bytes, rng: random.Random) -> bytes:
+    """Change one file of a zip archive by its kind, so that the archive itself stays whole."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
+        names = old.namelist()
+        structured = [name for name in names if name.endswith((".json", ".pkl"))]
+        chosen = rng.choice(structured if structured and rng.random() < 0.7 else names)
+        is_gone = rng.random() < 0.1
+        for name in names:
+            part = old.read(name)
+            if name == chosen and name.endswith(".json"):
+                part = changed_json(part, rng)
+            elif name == chosen and name.endswith(".pkl"):
+                part = changed_pickle(part, rng)
+            elif name == chosen:
+                part = damaged(part, rng)
+            if name != chosen or not is_gone:
+                new.writestr(name, part, rng.choice((0, 8)) if name == chosen else 0)
+    return out.getvalue()
+
+
+def damaged_archive(content: bytes, rng: random.Random) -> bytes:
+    """Damage a zip archive, or what lies in it."""
+    return rng.choice((damaged, changed_zip))(content, rng)
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where all the values within a JSON value are."""
     found = [path]
@@ -105,6 +161,24 @@ def changed(value: Any, rng: random.Random) -> Any:
     else:
         inner[key] = rng.choice(EXTREME)
     return value
+
+
+def changed_values(value: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """Change one value within nested dictionaries and lists, which hold more than JSON."""
+    inner: Any = value
+    while True:
+        key = rng.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+        if isinstance(inner[key], dict | list) and inner[key] and rng.random() < 0.8:
+            inner = inner[key]
+            continue
+        kind = rng.randrange(3)
+        if kind == 0:
+            del inner[key]
+        elif kind == 1 and isinstance(inner[key], str):
+            inner[key] = changed_json(inner[key].encode(), rng).decode("utf-8", "replace")
+        else:
+            inner[key] = rng.choice(EXTREME)
+        return value
 
 
 def changed_json(content: bytes, rng: random.Random) -> bytes:

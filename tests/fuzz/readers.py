@@ -10,11 +10,14 @@ import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mutations
 import numpy as np
+import saved_models
+import saved_results
 import torch
 from PIL import Image
 from torch import nn
@@ -28,18 +31,8 @@ from ensemble_view.data.text_sources import open_text
 from ensemble_view.errors import MeasurementError
 from ensemble_view.nets.checkpoints import save_checkpoint
 from ensemble_view.nets.models.building import build
-from ensemble_view.paths.lengths import PathLengths
-from ensemble_view.studies.gradients.result import (
-    GradientCost,
-    GradientsByLength,
-    GradientSettings,
-    LengthRow,
-)
-from ensemble_view.studies.lesion.result import LesionResult
-from ensemble_view.studies.paths.result import PathCounts
 from ensemble_view.study.counts import read_counts
-from ensemble_view.study.provenance import Provenance
-from simulated_results import simulated_result
+from ensemble_view.study.result import StudyResult
 
 
 @dataclass(frozen=True)
@@ -70,11 +63,20 @@ def _bytes_of(save: Callable[[Path], Any], folder: Path, name: str) -> bytes:
     return path.read_bytes()
 
 
-def _read_model(path: Path) -> None:
-    checkpoint = load_checkpoint(path)
+def _read_model(path: Path, trust_pickle: bool = False) -> None:
+    checkpoint = load_checkpoint(path, trust_pickle=trust_pickle)
     assert isinstance(checkpoint.model, nn.Module)
     assert len(checkpoint.weights_hash) == 64
     assert isinstance(checkpoint.example(1), torch.Tensor | tuple | dict)
+
+
+def _read_trusted(path: Path) -> None:
+    _read_model(path, trust_pickle=True)
+
+
+def _read_tokenizer(folder: Path) -> None:
+    corpus = _write(folder, "corpus.txt", b"to be or not to be")
+    next(open_text(corpus, tokenizer=str(folder), length=4).batches(2))
 
 
 def _read_npz(path: Path) -> None:
@@ -98,13 +100,14 @@ def _read_text(path: Path) -> None:
     assert inputs["input_ids"].shape == labels.shape
 
 
-def _load(kind: Any) -> Callable[[Path], None]:
-    def read(folder: Path) -> None:
-        # What was measured may be such that it cannot be summed up: said in words.
-        with contextlib.suppress(MeasurementError):
-            repr(kind.load(folder))
-
-    return read
+def _load(made: tuple[type[StudyResult], Path]) -> None:
+    kind, folder = made
+    found = kind.load(folder)
+    # What was measured may be such that it cannot be summed up: said in words.
+    with contextlib.suppress(MeasurementError):
+        repr(found)
+    with contextlib.suppress(MeasurementError):
+        found.to_json()
 
 
 def _write(folder: Path, name: str, content: bytes) -> Path:
@@ -155,16 +158,29 @@ def readers(folder: Path) -> list[Reader]:
         for suffix in (".png", ".jpg", ".bmp", ".gif", ".tiff", ".webp", ".ppm")
     }
     rows = b"".join(json.dumps({"text": f"row {i} of words"}).encode() + b"\n" for i in range(5))
-    lesions = folder / "lesions"
-    simulated_result(4, downsampling=(), examples=20).save(lesions)
-    gradients = folder / "gradients"
-    _gradients().save(gradients)
-    paths = folder / "paths"
-    PathCounts("net", PathLengths((1, 3, 3, 1)), None).save(paths)
+    programs = saved_models.exported(folder)
+    floats = {name: value for name, value in weights.items() if value.is_floating_point()}
+    archives = saved_models.tar_checkpoint(floats)
+    stopped = saved_models.stopped_training(folder)
+    whole = {
+        is_zip: _bytes_of(
+            lambda p, is_zip=is_zip: torch.save(
+                saved_models.Residual(), p, _use_new_zipfile_serialization=is_zip
+            ),
+            folder,
+            "whole.pt",
+        )
+        for is_zip in (False, True)
+    }
+    saved = saved_models.transformers_folders(folder)
+    results = saved_results.measured_results()
+    for name, each in results.items():
+        saved_results.write(each, folder / f"{name} result")
 
     def model(place: Path, rng: random.Random) -> Path:
         suffix = rng.choice((".pt", ".safetensors"))
-        return _write(place, f"m{suffix}", mutations.damaged(own[suffix], rng))
+        way = mutations.damaged_archive if suffix == ".pt" else mutations.damaged
+        return _write(place, f"m{suffix}", way(own[suffix], rng))
 
     def described(place: Path, rng: random.Random) -> Path:
         raw = own[".safetensors"]
@@ -194,11 +210,48 @@ def readers(folder: Path) -> list[Reader]:
         return _write(place, "old.pt", mutations.damaged(legacy, rng))
 
     def script(place: Path, rng: random.Random) -> Path:
-        return _write(place, "script.pt", mutations.damaged(scripted, rng))
+        return _write(place, "script.pt", mutations.damaged_archive(scripted, rng))
+
+    def program(place: Path, rng: random.Random) -> Path:
+        return _write(place, "p.pt2", mutations.damaged_archive(programs, rng))
+
+    def tar(place: Path, rng: random.Random) -> Path:
+        return _write(place, "t.pth", mutations.damaged(archives, rng))
+
+    def trusted(place: Path, rng: random.Random) -> Path:
+        content = rng.choice((*whole.values(), own[".pt"], legacy))
+        way = mutations.damaged_archive if content[:2] == b"PK" else mutations.damaged
+        return _write(place, "trusted.pt", way(content, rng))
+
+    def training(place: Path, rng: random.Random) -> Path:
+        if rng.random() < 0.4:
+            content = mutations.damaged_archive(stopped, rng)
+        else:
+            state = torch.load(io.BytesIO(stopped), weights_only=True)
+            out = io.BytesIO()
+            torch.save(mutations.changed_values(state, rng), out)
+            content = out.getvalue()
+        _write(place, "net.safetensors.resume", content)
+        return place / "net.safetensors"
+
+    def pretrained(place: Path, rng: random.Random, tokens: bool = False) -> Path:
+        source = saved[0] if tokens else rng.choice(saved)
+        files = [file for file in source.iterdir() if not tokens or "token" in file.name]
+        chosen = rng.choice(files)
+        for file in source.iterdir():
+            content = file.read_bytes()
+            if file == chosen and file.suffix == ".json":
+                content = mutations.changed_json(content, rng)
+            elif file == chosen:
+                content = mutations.damaged(content, rng)
+            if file != chosen or rng.random() < 0.95:
+                _write(place, file.name, content)
+        return place
 
     def npz(place: Path, rng: random.Random) -> Path:
         if rng.random() < 0.6:
-            return _write(place, "d.npz", mutations.damaged(rng.choice(list(packed.values())), rng))
+            content = rng.choice(list(packed.values()))
+            return _write(place, "d.npz", mutations.damaged_archive(content, rng))
         path = place / "h.npz"
         with zipfile.ZipFile(path, "w", rng.choice((0, 8))) as archive:
             for name, array in arrays.items():
@@ -230,24 +283,17 @@ def readers(folder: Path) -> list[Reader]:
     def text(place: Path, rng: random.Random) -> Path:
         return _write(place, "t.txt", mutations.damaged("Wörter und Sätze. ".encode() * 9, rng))
 
-    def result(source: Path) -> Callable[[Path, random.Random], Path]:
-        def make(place: Path, rng: random.Random) -> Path:
-            for file in source.iterdir():
-                if file.suffix in (".json", ".npz"):
-                    _write(place, file.name, file.read_bytes())
-            arrays = place / "outcomes.npz"
-            record = place / "results.json"
-            if arrays.exists() and rng.random() < 0.4:
-                arrays.write_bytes(mutations.damaged(arrays.read_bytes(), rng))
-            else:
-                content = json.loads(record.read_bytes())
-                # Without digests, as an older release writes it, so that all of it is read.
-                content.pop("digests", None)
-                content = mutations.changed_json(json.dumps(content).encode(), rng)
-                record.write_bytes(content)
-            return place
-
-        return make
+    def result(place: Path, rng: random.Random) -> tuple[type[StudyResult], Path]:
+        name = rng.choice(list(results))
+        source = folder / f"{name} result"
+        for file in source.iterdir():
+            content = file.read_bytes()
+            if rng.random() < 0.5 or len(list(source.iterdir())) == 1:
+                json_one = file.suffix == ".json"
+                way = mutations.changed_json if json_one else mutations.damaged_archive
+                content = way(content, rng)
+            _write(place, file.name, content)
+        return type(results[name]), place
 
     slots = Outline(tuple(Slot(f"layer{i // 3}.{i}", (4,), (4,), True) for i in range(9)))
     done = "delete 3,7-8; swap 1 2; scale 4 0.5; repeat 0 2; replace 5 resample 1"
@@ -265,9 +311,13 @@ def readers(folder: Path) -> list[Reader]:
         Reader("image folder", 4, image, _read_folder),
         Reader(".jsonl", 4, jsonl, _read_text),
         Reader("text", 1, text, _read_text),
-        Reader("lesion result", 5, result(lesions), _load(LesionResult)),
-        Reader("gradients result", 4, result(gradients), _load(GradientsByLength)),
-        Reader("paths result", 2, result(paths), _load(PathCounts)),
+        Reader("exported program", 2, program, _read_trusted),
+        Reader("tar checkpoint", 2, tar, _read_trusted),
+        Reader("trusted pickle", 4, trusted, _read_trusted),
+        Reader("stopped training", 3, training, saved_models.resumed),
+        Reader("transformers folder", 3, pretrained, _read_model),
+        Reader("tokenizer", 2, partial(pretrained, tokens=True), _read_tokenizer),
+        Reader("result", 15, result, _load),
         Reader("interventions", 4, words(f"{done}|{done.replace(';', ' ;')}|reorder 0-8|keep 1"),
                lambda found: bind(parse_interventions(found), slots)),
         Reader("blocks", 2, words("3,7-8|layer1.*|0-8"), lambda found: parse_blocks(found, 9)),
@@ -305,15 +355,3 @@ def _odd_array(array: Any, rng: random.Random) -> Any:
         np.full(array.shape, 0.5, np.longdouble), np.zeros(12, "m8[s]"), np.zeros(12, "U0"),
     ]  # fmt: skip
     return rng.choice(odd)
-
-
-def _gradients() -> GradientsByLength:
-    provenance = Provenance(
-        {"name": "net"}, {"name": "one"}, {}, seed=0, command="", date="", device="cpu",
-        threads=1, batch_size=1,
-    )  # fmt: skip
-    settings = GradientSettings(("summed",), "block 0", "loss", 16, None, 0, "example")
-    rows = tuple(LengthRow(length, 1, projected=0.5) for length in (0, 1))
-    return GradientsByLength(
-        rows, settings, GradientCost(1, {"summed": 1}, 1), 0.0, 0, 0.1, provenance
-    )

@@ -1,15 +1,21 @@
-"""Two thousand damaged inputs: each is refused in a sentence or read, within ten seconds."""
+"""Damaged inputs: each is refused in a sentence or read, soon and without much memory."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import fuzz, limited
+import saved_models
+import saved_results
+import torch
+from fuzzing import TooLargeError, bounded_memory, fuzz, limited, measured_memory
 
 from ensemble_view import load_checkpoint
 from ensemble_view.cli.application import main
@@ -24,13 +30,15 @@ from ensemble_view.errors import (
     InterventionError,
     MeasurementError,
 )
+from ensemble_view.nets.adapters.libraries import loading
+from ensemble_view.nets.weights_file import read_weights_file
 from ensemble_view.paths.lengths import PathLengths
 from ensemble_view.reading.arrays import read_npz
 from ensemble_view.studies.gradients.study import prepare_gradients
 from ensemble_view.studies.paths.result import PathCounts
-from ensemble_view.study.files import ResultError
+from ensemble_view.study.files import ResultError, ResultWarning
 
-INPUTS = 2_000
+INPUTS = 2_600
 NET = "digits-resnet110"
 OUTLINE = Outline(tuple(Slot(str(index), (4,), (4,), True) for index in range(9)))
 
@@ -149,3 +157,183 @@ def test_numbers_of_paths_that_cannot_be_are_refused(tmp_path, count):
     (tmp_path / "results.json").write_text(json.dumps(record))
     with pytest.raises(ResultError, match="do not fit together"):
         PathCounts.load(tmp_path)
+
+
+IMPOSSIBLE = [
+    ("gradients", ("rows", 0, "energy"), -1.0),
+    ("gradients", ("projected_mean",), [None, 1.0]),
+    ("gradients", ("cost", "examples"), 0),
+    ("gradients by checkpoint", ("results", 1, "rows", 0, "summed_norm"), -1.0),
+    ("gradients by checkpoint", ("names", 0), 3),
+    ("gradients by block", ("rows", 0, "branch_share"), 1.5),
+    ("gradients by block", ("rows", 0, "cosine"), -2.0),
+    ("gradients by block", ("rows", 1, "block"), 0),
+    ("gradients by block", ("rows", 0, "name"), None),
+    ("gradients by block", ("examples",), -3),
+    ("pairs", ("stages", 0), 9),
+    ("pairs", ("stages", 0), "first"),
+    ("pairs", ("blocks", 0, "blocks", 0), 99),
+    ("pairs", ("level",), 1.5),
+    ("power set", ("keeps", 0), 2.0),
+    ("power set", ("blocks", 1, "blocks", 0), 0),
+    ("power set", ("seconds",), -1.0),
+    ("power set", ("block_count",), 2),
+    ("surrogates", ("shares", 0, "first"), 2.0),
+    ("surrogates", ("shares", 0, "subsets"), -1),
+    ("surrogates", ("shares", 0, "r2"), 1.5),
+    ("surrogates", ("shares", 0, "quantity"), ["error"]),
+    ("power set", ("blocks", 0, "names"), []),
+    ("many", ("deleted", 0, 0), 77),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "value"), IMPOSSIBLE, ids=str)
+def test_impossible_values_of_a_result_are_refused(tmp_path, name, place, value):
+    result = saved_results.measured_results()[name]
+    saved_results.write(result, tmp_path / "result")
+    record = tmp_path / "result" / "results.json"
+    content = json.loads(record.read_text())
+    with pytest.warns(ResultWarning):
+        type(result).load(tmp_path / "result")
+    inner = content
+    for key in place[:-1]:
+        inner = inner[key]
+    assert inner[place[-1]] != value
+    inner[place[-1]] = value
+    record.write_text(json.dumps(content))
+    with pytest.raises(ResultError, match="do not fit together"):
+        type(result).load(tmp_path / "result")
+
+
+def test_a_pickle_that_asks_for_a_large_table_is_refused(tmp_path):
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "net.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "net.pt").read_bytes()
+    place = content.rindex(b"ctorch.nn.modules.linear")
+    asking = b"r\xff\xff\xff\x7f"
+    (tmp_path / "net.pt").write_bytes(content[:place] + b"N" + asking + b"0" + content[place:])
+    with pytest.raises(CheckpointError, match=r"asks for a table of 2,147,483,647 entries"):
+        load_checkpoint(tmp_path / "net.pt", trust_pickle=True)
+
+
+def test_early_tar_archives_are_read_and_their_storages_held_against_their_size(tmp_path):
+    weights = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
+    content = saved_models.tar_checkpoint(weights)
+    (tmp_path / "net.pth").write_bytes(content)
+    found = read_weights_file(tmp_path / "net.pth", trust_pickle=True)
+    assert {name: value.tolist() for name, value in found.items()} == {
+        name: value.tolist() for name, value in weights.items()
+    }
+    # Two dimensions of the first tensor's, four bytes that are left out, and its sizes.
+    two = struct.pack("<i4x2q", 2, 2, 3)
+    place = content.index(two) + len(two) - 16
+    wide = content[:place] + struct.pack("<q", 10**9) + content[place + 8 :]
+    (tmp_path / "net.pth").write_bytes(wide)
+    with pytest.raises(CheckpointError, match=r"a tensor of shape \(1000000000, 3\) is not in it"):
+        load_checkpoint(tmp_path / "net.pth", trust_pickle=True)
+    six, many = (struct.pack("<q", count) for count in (6, 10**9))
+    place = content.index(six + struct.pack("<2f", 0, 1))
+    (tmp_path / "net.pth").write_bytes(content[:place] + many + content[place + 8 :])
+    with pytest.raises(CheckpointError, match=r"a storage of 1,000,000,000 elements is not in it"):
+        load_checkpoint(tmp_path / "net.pth", trust_pickle=True)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    return saved_models.stopped_training(tmp_path_factory.mktemp("stopped"))
+
+
+def without(value, *place):
+    for key in place[:-1]:
+        value = value[key]
+    del value[place[-1]]
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("snapshot", "model", "layer3.0.bn1.running_var"), "training state is damaged"),
+        (("snapshot", "optimiser"), "training state is damaged"),
+        (("snapshot", "optimiser", "param_groups", 0, "momentum"), "training state is damaged"),
+        (("snapshot", "history", 0, "loss"), "no entry of epoch 0"),
+        (("snapshot", "seconds"), "training state is damaged"),
+        (("settings", "recipe", "shift"), "has shift not said, this one None"),
+        (("settings", "recipe", "seed"), "has seed not said"),
+    ],
+    ids=str,
+)
+def test_a_damaged_training_is_not_gone_on_with(tmp_path, stopped, place, message):
+    state = torch.load(io.BytesIO(stopped), weights_only=True)
+    state["settings"] = json.loads(state["settings"])
+    without(state, *place)
+    state["settings"] = json.dumps(state["settings"])
+    torch.save(state, tmp_path / "net.safetensors.resume")
+    with pytest.raises(EnsembleViewError, match=message):
+        saved_models.resumed(tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "value", "message"),
+    [
+        ("config.json", "architectures", 3, "has a int as its architectures"),
+        ("preprocessor_config.json", "image_mean", [[0.5]], "says of its inputs cannot be"),
+        ("config.json", "image_size", 2**40, "one input of shape"),
+    ],
+)
+def test_what_a_folder_says_of_its_model_must_be_possible(tmp_path, file, entry, value, message):
+    folder = saved_models.transformers_folders(tmp_path)[1]
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**content, entry: value}))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder)
+
+
+def test_classes_that_are_no_characters_are_refused(tmp_path):
+    classes = np.array([2**31 - 1] * 3, np.uint32).view("U1")
+    images = np.zeros((3, 4, 4, 1), np.uint8)
+    np.savez(tmp_path / "d.npz", images=images, labels=np.arange(3), classes=classes)
+    with pytest.raises(DataError, match="are no text"):
+        open_data(tmp_path / "d.npz")
+
+
+def test_a_pickle_within_a_program_is_checked(tmp_path):
+    source = zipfile.ZipFile(io.BytesIO(saved_models.exported(tmp_path)))
+    with zipfile.ZipFile(tmp_path / "p.pt2", "w") as archive:
+        for name in source.namelist():
+            content = source.read(name).replace(b'"use_pickle": false', b'"use_pickle": true')
+            is_weight = name.endswith("weight_1")
+            archive.writestr(name, b"\x8e" + b"\xff" * 4 + b"\0" * 11 if is_weight else content)
+    with pytest.raises(CheckpointError, match="its pickle is broken off"):
+        load_checkpoint(tmp_path / "p.pt2", trust_pickle=True)
+
+
+def test_what_the_bound_of_memory_counts():
+    with measured_memory(100):
+        torch.empty(2**30)  # Asked for and never written to.
+    with pytest.raises(TooLargeError, match="were held"), measured_memory(100):
+        torch.zeros(2**26)
+
+    def refused() -> None:
+        try:
+            bytearray(2**40)
+        except MemoryError as error:
+            raise CheckpointError("Said in a sentence.") from error
+
+    with pytest.raises(TooLargeError, match="refused"), bounded_memory(), measured_memory(100):
+        refused()
+
+
+def test_an_error_raised_from_its_own_consequence_is_said(tmp_path):
+    first = ValueError("the first")
+    try:
+        try:
+            raise first
+        except ValueError as error:
+            raise RuntimeError("the second") from error
+    except RuntimeError as error:
+        second = error
+    with (
+        limited(10),
+        pytest.raises(CheckpointError, match="could not be loaded"),
+        loading("it", trust_pickle=False),
+    ):
+        raise first from second

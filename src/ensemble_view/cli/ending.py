@@ -12,9 +12,10 @@ from typing import Protocol, TypeVar
 import typer
 
 from ensemble_view.cli.progress import progress_bar
-from ensemble_view.cli.saying import OutputError, say
+from ensemble_view.cli.saying import OutputError, is_told, say
 from ensemble_view.cli.stopping import unstopped
 from ensemble_view.study.files import ResultError, ResultWarning
+from ensemble_view.study.provenance import WARNING
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.words import wrapped
 
@@ -67,6 +68,7 @@ def finish(
     """
     for note in study.notes:
         say(wrapped(note), err=as_json)
+    _tell(study.notes)
     say(str(study), err=as_json)
     with progress_bar(unit, study.work) as advance:
         result = study.run(advance)
@@ -138,6 +140,7 @@ def show(
     else:
         new = [wrapped(note) for note in result.notes if note not in noted]
         text = "\n".join([*new, *[""] * bool(new), result.text])
+        _tell(result.notes)
     try:
         if not say(text if as_json else f"{before}{text}") and place is None:
             place = _saved_elsewhere(result)
@@ -151,6 +154,13 @@ def show(
         raise ResultError(f"{problem} The result was {elsewhere}.") from problem
     if out is not None:
         say(f"Saved to {out}.", err=True)
+
+
+def _tell(notes: Collection[str]) -> None:
+    """Note which warnings the notes that are printed have said."""
+    for note in notes:
+        if note.startswith(WARNING):
+            is_told(note.removeprefix(WARNING))
 
 
 def _save(result: StudyResult, out: Path, overwrite: bool) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import typer
 
-from ensemble_view.errors import EnsembleViewError, MeasurementWarning, printable
+from ensemble_view.errors import EnsembleViewError, MeasurementWarning, printable, printable_name
 
-__all__ = ["OutputError", "flush", "say", "warnings_said"]
+__all__ = ["OutputError", "flush", "is_told", "say", "warnings_said"]
 
 _GONE = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN, errno.ENXIO)
 
@@ -50,23 +50,44 @@ def say(text: str, *, err: bool = False) -> bool:
 
 @contextlib.contextmanager
 def warnings_said() -> Iterator[None]:
-    """Say warnings about measurements in one sentence on standard error, each only once."""
-    told: set[str] = set()
+    """Say each warning about measurements once, in one sentence.
+
+    The notes of a result hold most of them. So a warning waits for the notes
+    (:func:`is_told`), and is said on standard error at the end where none told it: with
+    ``--json``, or by a command that has no result.
+    """
+    _waiting.clear()
+    _told.clear()
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
         def show(message: Any, category: type[Warning], *args: Any, **kwargs: Any) -> None:
-            if not issubclass(category, MeasurementWarning):
+            if issubclass(category, MeasurementWarning):
+                _waiting.append(printable_name(str(message)))
+            else:
                 shown(message, category, *args, **kwargs)
-            elif str(message) not in told:
-                told.add(str(message))
-                say(f"Warning: {message}", err=True)
 
         warnings.simplefilter("always", MeasurementWarning)
         warnings.showwarning = show
-        yield
+        try:
+            yield
+        finally:
+            for message in dict.fromkeys(_waiting):
+                if message not in _told:
+                    say(f"Warning: {message}", err=True)
 
 
+def is_told(warning: str) -> None:
+    """Note that a warning was said, so that it is not said again.
+
+    Args:
+        warning: The sentence.
+    """
+    _told.add(printable_name(warning))
+
+
+_waiting: list[str] = []
+_told: set[str] = set()
 _silenced: list[object] = []
 
 

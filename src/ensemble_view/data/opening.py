@@ -278,7 +278,13 @@ def _open_npz(path: Path, split: str) -> IndexedData:
     source = _pair(images, arrays["labels"], str(path))
     if classes is not None:
         check_labels(source.labels, str(path), len(np.atleast_1d(classes)))
-    names = None if classes is None else tuple(str(name) for name in np.atleast_1d(classes))
+    try:
+        names = None if classes is None else tuple(str(name) for name in np.atleast_1d(classes))
+    except (SystemError, ValueError) as error:
+        # Four bytes a character, which may be no number of a character.
+        raise DataError(
+            f"The classes in {path} are no text: expected one name per class; save them again."
+        ) from error
     scale = _scale(arrays.get("scale"), path)
     chosen, part = np.arange(len(source.labels)), None
     if "split" in arrays:

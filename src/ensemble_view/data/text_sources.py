@@ -266,8 +266,9 @@ def _tokenizer(given: Any) -> tuple[Tokenize, str]:
     called = getattr(given, "name_or_path", None) or getattr(
         given, "__name__", type(given).__name__
     )
-    if isinstance(given, str | Path):
-        called, given = Path(given).name, pretrained_tokenizer(str(given))
+    named = str(given) if isinstance(given, str | Path) else None
+    if named is not None:
+        called, given = Path(named).name, pretrained_tokenizer(named)
     if not callable(given):
         raise DataError(
             f"The tokenizer is a {type(given).__name__}: expected a name or folder, a tokenizer of "
@@ -277,7 +278,16 @@ def _tokenizer(given: Any) -> tuple[Tokenize, str]:
     options = {"verbose": False} if hasattr(given, "model_max_length") else {}
 
     def tokenize(text: str) -> Tokens:
-        found = given(text, **options)
+        try:
+            found = given(text, **options)
+        except Exception as error:
+            # A function of the user's own fails as it does; damaged files fail in words.
+            if named is None:
+                raise
+            raise DataError(
+                f"The tokenizer {named!r} cannot be used ({type(error).__name__}: "
+                f"{one_line(error)}): fetch or save its files again, or name another."
+            ) from error
         if isinstance(found, Mapping) or hasattr(found, "input_ids"):
             found = found["input_ids"]
         return _rows([getattr(found, "ids", found)], "The tokenizer's output")[0]

@@ -25,7 +25,7 @@ from ensemble_view.nets.description import VERSION, read_description
 from ensemble_view.nets.models.architecture import Architecture, ArchitectureError
 from ensemble_view.nets.models.inference import infer
 from ensemble_view.nets.models.untraced import Untraced
-from ensemble_view.nets.weights import NESTED, fill, strip, weights_in
+from ensemble_view.nets.weights import fill, module_in, strip, weights_in
 from ensemble_view.nets.weights_file import (
     MARK,
     check_model_file,
@@ -359,7 +359,7 @@ def _load_path(
         return _build(weights, architecture, {}, path), {}
     content = read_weights_file(path, trust_pickle=trust_pickle)
     described = _description(content, path)
-    module = _module_in(content)
+    module = module_in(content, path)
     if module is not None:
         kind = type(module)
         return Adapted(module, f"{kind.__module__}.{kind.__qualname__}"), described
@@ -406,18 +406,6 @@ def _halved(value: Tensor) -> Tensor:
         return value
     half = value.half()
     return half if bool(torch.isfinite(half).all()) else value
-
-
-def _module_in(content: Any) -> nn.Module | None:
-    """Return the pickled module, if the file holds one."""
-    if isinstance(content, nn.Module):
-        return content
-    if isinstance(content, Mapping):
-        for key in NESTED:
-            if isinstance(content.get(key), nn.Module):
-                found: nn.Module = content[key]
-                return found
-    return None
 
 
 def _description(content: Any, path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ensemble_view.errors import CheckpointError
 
-__all__ = ["NESTED", "fill", "strip", "weights_in"]
+__all__ = ["NESTED", "fill", "module_in", "strip", "weights_in"]
 
 NESTED = ("state_dict", "model_state_dict", "model", "net")
 """The keys under which training scripts keep a net or its weights."""
@@ -27,6 +27,39 @@ _TYPES = frozenset(
 # A short row that is there for every position, say.
 _REPEATED = 2**24
 _PREFIXES = ("module.", "_orig_mod.")
+
+
+def module_in(content: Any, path: Path) -> nn.Module | None:
+    """Return the pickled module, if a file holds one.
+
+    Args:
+        content: What the file holds.
+        path: The file.
+
+    Returns:
+        The module; None where there is none.
+
+    Raises:
+        CheckpointError: If it was unpickled without some of what every module has.
+
+    Example:
+        >>> module_in({"model": nn.Linear(2, 3)}, Path("net.pt"))
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    nested = [content.get(key) for key in NESTED] if isinstance(content, Mapping) else []
+    module = next((each for each in (content, *nested) if isinstance(each, nn.Module)), None)
+    if module is None:
+        return None
+    try:
+        for each in module.modules():
+            repr(each)
+            list(each.state_dict())
+            list(each.buffers())
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} holds no whole module ({type(error).__name__}): fetch or save it again."
+        ) from error
+    return module
 
 
 def weights_in(content: Any, path: Path) -> dict[str, Tensor]:

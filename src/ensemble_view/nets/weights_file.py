@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import mmap
 import os
 import pickle
 import pickletools
@@ -22,6 +23,7 @@ from torch import Tensor
 from ensemble_view.errors import CheckpointError, UnreadableError
 from ensemble_view.reading.archives import BROKEN, check_zip, is_zip, opened_zip
 from ensemble_view.reading.json_text import parse_json
+from ensemble_view.reading.pickles import check_pickle
 from ensemble_view.reading.regular import check_regular, exists, is_folder, one_line
 
 __all__ = [
@@ -39,6 +41,14 @@ MARK = "ensemble_view"
 
 SUFFIXES = (".pt", ".pth", ".th", ".safetensors")
 
+# Magic number, protocol, system, what was saved, and the keys of its storages.
+_LEGACY_PICKLES = 5
+# Bytes per element of the storages that such a file can hold.
+_SIZES = {
+    "ByteStorage": 1, "CharStorage": 1, "ShortStorage": 2, "HalfStorage": 2, "IntStorage": 4,
+    "FloatStorage": 4, "LongStorage": 8, "DoubleStorage": 8,
+}  # fmt: skip
+_MOST_DIMENSIONS = 64
 _REBUILDING = frozenset({"collections.OrderedDict", "torch._utils._rebuild_tensor_v2"})
 
 
@@ -121,6 +131,7 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
     try:
         if is_zip(path):
             check_zip(path)
+        _check_pickles(path)
         return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except PermissionError:
         raise
@@ -131,6 +142,81 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
                 "may be damaged, or need a module that is not installed here."
             ) from error
         raise _explain(path, error) from error
+
+
+def _check_pickles(path: Path) -> None:
+    """Check the pickles of a file before an unpickler takes the memory that they ask for."""
+    if is_zip(path):
+        with opened_zip(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".pkl"):
+                    check_pickle(archive.read(name))
+    elif _is_tar(path):
+        _check_tar(path)
+    else:
+        # A map of the file gives what is there, where reading takes memory for what is asked for.
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
+            # A bare pickle, or those before the storages in torch's legacy format.
+            for _ in range(_LEGACY_PICKLES):
+                if held.tell() < len(held):
+                    check_pickle(held)
+
+
+def _check_tar(path: Path) -> None:
+    """Check that what PyTorch's early tar format holds is no larger than the archive.
+
+    A storage is a pickle that names its type, the number of its elements in eight bytes, and these.
+    A tensor is a pickle that names its storage, then its dimensions, sizes, strides and offset.
+
+    Raises:
+        UnreadableError: If one is larger, or there are none.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            parts = {
+                name: b"" if (part := archive.extractfile(name)) is None else part.read()
+                for name in ("sys_info", "pickle", "tensors", "storages")
+            }
+    except (*BROKEN, tarfile.TarError, KeyError) as error:
+        raise UnreadableError(one_line(error)) from error
+    for name in ("sys_info", "pickle"):
+        check_pickle(parts[name])
+    content = parts["storages"]
+    stream = io.BytesIO(content)
+    for _ in range(_count(stream)):
+        kinds = [str(value).rpartition(" ")[2] for value in _operands(stream)]
+        sizes = [_SIZES[kind] for kind in kinds if kind in _SIZES]
+        count = int.from_bytes(stream.read(8), "little", signed=True)
+        if len(sizes) != 1 or not 0 <= count * sizes[0] <= len(content) - stream.tell():
+            raise UnreadableError(f"a storage of {count:,} elements is not in it")
+        stream.seek(count * sizes[0], io.SEEK_CUR)
+    stream = io.BytesIO(parts["tensors"])
+    for _ in range(_count(stream)):
+        _operands(stream)
+        # What is broken off is found to be so by torch.
+        dimensions = int.from_bytes(stream.read(4), "little", signed=True)
+        stream.seek(4, io.SEEK_CUR)
+        left = min(dimensions, _MOST_DIMENSIONS)
+        shape, strides = ([_signed(stream) for _ in range(left)] for _ in range(2))
+        last = sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
+        if dimensions > left or _signed(stream) + last >= len(content):
+            raise UnreadableError(f"a tensor of shape {tuple(shape)} is not in it")
+
+
+def _count(stream: io.BytesIO) -> int:
+    return next((value for value in _operands(stream) if isinstance(value, int)), 0)
+
+
+def _signed(stream: io.BytesIO) -> int:
+    return int.from_bytes(stream.read(8), "little", signed=True)
+
+
+def _operands(stream: io.BytesIO) -> list[Any]:
+    """Read past the next pickle of a stream; return what its operations are given."""
+    start = stream.tell()
+    check_pickle(stream)
+    stream.seek(start)
+    return [value for name, value, _ in pickletools.genops(stream) if name.name != "PROTO"]
 
 
 def _explain(path: Path, error: Exception) -> CheckpointError:
@@ -144,7 +230,7 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
             "because it could run any code: save a state_dict instead, or, if you trust the file, "
             "load it with --trust-pickle."
         )
-    if isinstance(error, UnreadableError):
+    if isinstance(error, UnreadableError) and is_zip(path):
         return CheckpointError(
             f"{path} is no complete model file ({error}): fetch or save it again."
         )

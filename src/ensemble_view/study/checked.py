@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union
 
 import numpy as np
 
-__all__ = ["check_types"]
+__all__ = ["check_blocks", "check_types", "check_within"]
 
 _PLAIN = (bool, int, float, str)
 
@@ -18,7 +20,8 @@ _PLAIN = (bool, int, float, str)
 def check_types(value: Any) -> None:
     """Hold every field of a frozen dataclass, and of those within it, against its annotation.
 
-    A number may be missing (None) where a float is stated, since JSON has no nan.
+    JSON has no nan: where a number may be undefined, a class states that it may be None, or makes
+    nan of None before.
 
     Args:
         value: A dataclass that was made of what a file holds.
@@ -42,6 +45,54 @@ def check_types(value: Any) -> None:
                 f"{field.name} of {type(value).__name__} is a {type(held).__name__}, expected "
                 f"{name}"
             )
+
+
+def check_within(
+    what: str, values: Iterable[float | None], low: float = 0.0, high: float = 1.0
+) -> None:
+    """Hold numbers against the ends of what they can be.
+
+    Args:
+        what: What they are.
+        values: Those that are None or nan are undefined, and pass.
+        low: The least.
+        high: The largest.
+
+    Raises:
+        ValueError: If one is beyond either.
+
+    Example:
+        >>> check_within("a share", [0.5, None, 1.5])
+        Traceback (most recent call last):
+        ...
+        ValueError: a share is 1.5, expected 0 to 1
+    """
+    for value in values:
+        if value is not None and (value < low or value > high):
+            ends = f"{low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
+            raise ValueError(f"{what} is {value}, expected {ends}")
+
+
+def check_blocks(indices: Iterable[int], count: int) -> None:
+    """Hold the indices of blocks against how many blocks there are.
+
+    Args:
+        indices: Each block's, in the order of the net.
+        count: How many blocks the net has.
+
+    Raises:
+        ValueError: If one is no block of the net, or they are not in order.
+
+    Example:
+        >>> check_blocks([0, 2, 3], 3)
+        Traceback (most recent call last):
+        ...
+        ValueError: the block is 3, expected 0 to 2
+    """
+    found = list(indices)
+    check_within("the block", found, 0, count - 1)
+    if any(later <= earlier for earlier, later in itertools.pairwise(found)):
+        raise ValueError(f"the blocks are {found}, expected each once and in order")
 
 
 def _fits(value: Any, stated: Any) -> bool:
@@ -78,7 +129,7 @@ def _fits(value: Any, stated: Any) -> bool:
 
 def _is_plain(value: Any, stated: type) -> bool:
     if stated is float:
-        return value is None or (isinstance(value, float | int) and not isinstance(value, bool))
+        return isinstance(value, float | int) and not isinstance(value, bool)
     if stated is int:
         return isinstance(value, int | np.integer) and not isinstance(value, bool)
     return isinstance(value, stated)

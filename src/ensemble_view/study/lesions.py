@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ensemble_view.core.chain import Block, Chain
 from ensemble_view.core.interventions.arrangement import Arrangement
 from ensemble_view.core.interventions.text import BlockName, format_blocks, parse_blocks
 from ensemble_view.errors import InterventionError, printable_name
-
-if TYPE_CHECKING:
-    pass
+from ensemble_view.study.checked import check_blocks
 
 __all__ = ["Lesion", "NotDeletable", "chosen_blocks", "describe", "lesions_of", "lesions_restored"]
 
@@ -91,15 +89,25 @@ def lesions_of(blocks: tuple[Lesion, ...]) -> list[dict[str, Any]]:
     return [asdict(block) for block in blocks]
 
 
-def lesions_restored(rows: list[dict[str, Any]]) -> tuple[Lesion, ...]:
+def lesions_restored(
+    rows: list[dict[str, Any]], block_count: int | None = None
+) -> tuple[Lesion, ...]:
     """Read back what :func:`lesions_of` wrote.
 
     Args:
-        rows: of the record.
+        rows: of the record, one block each.
+        block_count: how many blocks the net has, where the record says it.
 
     Returns:
         The blocks.
+
+    Raises:
+        ValueError: If they cannot be blocks of one net.
     """
+    if wrong := [row for row in rows if len(row["names"]) != 1 or len(row["blocks"]) != 1]:
+        raise ValueError(f"{len(wrong)} of the blocks have not one name and one index")
+    if block_count is not None:
+        check_blocks([block for row in rows for block in row["blocks"]], block_count)
     return tuple(
         Lesion(**{**row, "names": tuple(row["names"]), "blocks": tuple(row["blocks"])})
         for row in rows

@@ -43,13 +43,16 @@ def normalisation_warning(model: object, data: Data) -> str | None:
     if not isinstance(data, IndexedData):
         return None
     if data.normalised_by is None:
-        if not data.source.pixels:
-            return None
+        state = (
+            "its pixels are scaled to 0..1 and not normalised"
+            if data.source.pixels
+            else "its numbers are taken as they are, whether or not they are normalised"
+        )
         return (
-            f"No normalisation is known for {data.name}: its pixels are scaled to 0..1 and not "
-            "normalised, and a net that was trained on normalised images then reads far too low; "
-            f"choose with --normalise ({', '.join(PRESETS)}, or none) or --mean and --std, in "
-            "Python with open_data(..., normalise=...)."
+            f"No normalisation is known for {data.name}: {state}, and a net that was trained on "
+            "normalised images reads far too low on others; choose with --normalise "
+            f"({', '.join(PRESETS)}, or none) or --mean and --std, in Python with "
+            "open_data(..., normalise=...)."
         )
     if not isinstance(model, Checkpoint) or model.normalisation is None:
         return None

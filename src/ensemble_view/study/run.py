@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ensemble_view.study import files
+from ensemble_view.study.checked import check_within
 from ensemble_view.study.outcomes import ExampleArrays, LanguageOutcomes, MeasuredOutcomes, Outcomes
 from ensemble_view.study.provenance import Cost, Provenance
 from ensemble_view.study.scores import Scores
@@ -148,6 +150,8 @@ class Run:
         names = [field.name for field in fields(kind)]
         found = files.read_arrays(folder / "outcomes.npz", [prefix + name for name in names])
         arrays = {name: found[prefix + name] for name in names}
+        check_within("the level", [content["level"]])
+        check_within("the time in seconds", [content["seconds"]], 0, math.inf)
         shared = ("seconds", "level", "interrupted", "measure", "higher_is_better")
         return cls(
             outcomes=kind(**arrays),

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ensemble_view.errors import CheckpointError
 from ensemble_view.nets.weights_file import replace_file
+from ensemble_view.reading.archives import check_zip
+from ensemble_view.reading.json_text import parse_json
+from ensemble_view.reading.regular import check_regular, one_line
 from ensemble_view.training.recipe import TrainingError
 
 __all__ = ["TrainingState", "kept_path", "read_state", "resume_path", "write_state"]
+
+
+_ENTRIES = {"epoch", "loss", "accuracy", "test_accuracy"}
 
 
 @dataclass
@@ -45,11 +51,59 @@ class TrainingState:
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go back to a snapshot."""
+        """Go back to a snapshot.
+
+        Args:
+            snapshot: What :meth:`snapshot` gave, perhaps by way of a file.
+
+        Raises:
+            CheckpointError: If it is not of this net, or damaged.
+        """
+        try:
+            self._restore(snapshot)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"The training state is damaged ({one_line(error)}): start anew without --resume."
+            ) from error
+
+    def _settings(self) -> list[dict[str, Any]]:
+        """What the optimiser was made with; the learning rate changes with every step."""
+        changing = ("params", "lr")
+        return [
+            {name: value for name, value in group.items() if name not in changing}
+            for group in self.optimiser.param_groups
+        ]
+
+    def _restore(self, snapshot: dict[str, Any]) -> None:
+        _check_history(snapshot["history"])
         self.model.load_state_dict(snapshot["model"])
+        settings = self._settings()
         self.optimiser.load_state_dict(snapshot["optimiser"])
+        if self._settings() != settings:
+            raise ValueError("the settings of its optimiser are others")
+        for parameter, held in self.optimiser.state.items():
+            momentum = held.get("momentum_buffer")
+            if not isinstance(momentum, Tensor | None) or (
+                momentum is not None and momentum.shape != parameter.shape
+            ):
+                raise ValueError("a momentum is none of its weight's")
         self.history = list(snapshot["history"])
         self.seconds = float(snapshot["seconds"])
+
+
+def _check_history(history: Any) -> None:
+    """Refuse what is no history of epochs, which otherwise is only missed after the next one."""
+    if not isinstance(history, list):
+        raise TypeError("its history is no list")
+    for epoch, entry in enumerate(history):
+        if set(entry) != _ENTRIES or entry["epoch"] != epoch:
+            raise ValueError(f"its history has no entry of epoch {epoch}")
+        if not all(_is_number(value) for value in entry.values()):
+            raise TypeError(f"its history of epoch {epoch} holds what is no number")
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def resume_path(checkpoint_path: str | Path) -> Path:
@@ -122,8 +176,10 @@ def read_state(
             f"There is no unfinished training to resume at {path}: start it anew without --resume."
         )
     try:
+        check_regular(path)
+        check_zip(path)
         stored = torch.load(path, map_location=device, weights_only=True)
-        found, snapshot = json.loads(stored["settings"]), stored["snapshot"]
+        found, snapshot = dict(parse_json(stored["settings"])), dict(stored["snapshot"])
     except Exception as error:
         raise CheckpointError(
             f"{path} is no complete training state: start anew without --resume."
@@ -132,8 +188,9 @@ def read_state(
         old, new = found.get(key), json.loads(json.dumps(value))
         if old != new:
             if isinstance(new, dict) and isinstance(old, dict):
-                key = next(name for name in new if old.get(name) != new[name])
-                old, new = old.get(key), new[key]
+                names = (*new, *old)
+                key = next(n for n in names if (n in old, old.get(n)) != (n in new, new.get(n)))
+                old, new = old.get(key, "not said"), new.get(key, "not said")
             raise TrainingError(
                 f"The unfinished training at {path} has {key} {old}, this one {new}: resume it "
                 "with the same settings, or start anew without --resume."

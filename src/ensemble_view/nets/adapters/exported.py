@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +26,8 @@ from ensemble_view.errors import CheckpointError, UnreadableError
 from ensemble_view.nets.adapters.adapted import Adapted, Input
 from ensemble_view.nets.adapters.libraries import loading
 from ensemble_view.reading.archives import opened_zip, zip_names
+from ensemble_view.reading.json_text import parse_json
+from ensemble_view.reading.pickles import check_pickle
 
 __all__ = ["adapt_exported", "is_exported", "read_exported"]
 
@@ -63,6 +67,7 @@ def read_exported(path: Path, *, trust_pickle: bool) -> ExportedProgram:
             "with --trust-pickle."
         )
     try:
+        _check_pickles(path)
         _import_owners(path)
     except UnreadableError as error:
         raise CheckpointError(
@@ -86,6 +91,35 @@ def read_exported(path: Path, *, trust_pickle: bool) -> ExportedProgram:
                 raise (reasons[0] if reasons else error) from error
     finally:
         log.removeFilter(hear)
+
+
+def _check_pickles(path: Path) -> None:
+    """Check what is pickled beside the graph, by itself or in an archive within the archive."""
+    with opened_zip(path) as archive:
+        names = archive.namelist()
+        configs = [archive.read(name) for name in names if name.endswith("_config.json")]
+        for name in names:
+            if name.endswith(".json"):
+                continue
+            content = archive.read(name)
+            if content.startswith(b"PK"):
+                inner = zipfile.ZipFile(io.BytesIO(content))
+                for part in inner.namelist():
+                    if part.endswith(".pkl"):
+                        check_pickle(inner.read(part))
+            elif any(_is_pickled(Path(name).name, config) for config in configs):
+                check_pickle(content)
+
+
+def _is_pickled(name: str, config: bytes) -> bool:
+    """Say whether a configuration of weights or constants has a file pickled."""
+    found = parse_json(config.decode("utf-8", "replace"))
+    entries = found.get("config") if isinstance(found, dict) else None
+    values = entries.values() if isinstance(entries, dict) else ()
+    return any(
+        isinstance(each, dict) and each.get("path_name") == name and bool(each.get("use_pickle"))
+        for each in values
+    )
 
 
 def _import_owners(path: Path) -> None:

@@ -126,7 +126,10 @@ def _sentence(source: str, error: Exception) -> str:
     kinds: set[str] = set()
     root: BaseException = error
     link: BaseException | None = error
-    while link is not None:
+    # What raised again from another error may be its own cause's cause.
+    told: set[int] = set()
+    while link is not None and id(link) not in told:
+        told.add(id(link))
         kinds |= {kind.__name__ for kind in type(link).__mro__}
         root, link = link, link.__cause__ or link.__context__
     if pickle.UnpicklingError.__name__ in kinds:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ensemble_view.errors import CheckpointError, UnreadableError
 from ensemble_view.reading.archives import opened_zip, zip_names
+from ensemble_view.reading.pickles import check_pickle
 
 __all__ = ["is_scripted", "read_scripted_weights"]
 
@@ -150,7 +151,9 @@ class _Reader(pickle.Unpickler):
     """Rebuilds tensors and records; nothing that a pickle can name is called but what is here."""
 
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
+        content = archive.read(f"{folder}data.pkl")
+        check_pickle(content)
+        super().__init__(io.BytesIO(content))
         self._archive = archive
         self._folder = folder
         self._storages: dict[str, Tensor] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,11 +18,14 @@ from ensemble_view.nets.adapters.adapted import Adapted, Input, Normalisation
 from ensemble_view.nets.adapters.configurations import check_configuration
 from ensemble_view.nets.adapters.libraries import imported, loading, nearest
 from ensemble_view.nets.models.architecture import Architecture, ArchitectureError
+from ensemble_view.reading.regular import one_line
 
 __all__ = ["build_transformers", "load_transformers", "with_configuration"]
 
 _TOKENS = 32
 _SAMPLES = 16_000
+# Numbers of one example: an image of 9,000 by 9,000 pixels.
+_LARGEST_INPUT = 2**28
 
 
 def load_transformers(
@@ -85,7 +89,27 @@ def load_transformers(
             f"The weights of {source} leave {len(report['missing_keys'])} of {kind.__name__} unset "
             f"({some}), which would be random: name a model that was saved whole."
         )
-    return _adapted(model, _image_processor(read))
+    try:
+        found = _adapted(model, _image_processor(read))
+        _check_sizes(found)
+        return found
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        raise CheckpointError(
+            f"What {source} says of its inputs cannot be ({one_line(error)}): expected "
+            "config.json and preprocessor_config.json as save_pretrained writes them; fetch them "
+            "again."
+        ) from error
+
+
+def _check_sizes(found: Adapted) -> None:
+    """Refuse inputs of which not even one fits in memory, or that there are none of.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for each in found.inputs or (Input(found.input_shape or ()),):
+        if min(each.shape, default=1) < 1 or math.prod(each.shape) > _LARGEST_INPUT:
+            raise ValueError(f"one input of shape {each.shape}")
 
 
 def _adapted(model: Any, processor: Mapping[str, Any]) -> Adapted:
@@ -162,6 +186,11 @@ def _bars_on_a_terminal_only(transformers: Any) -> Iterator[None]:
 def _class_of(transformers: Any, config: Mapping[str, Any], source: str) -> Any:
     """Return the class that a configuration names, from the package transformers only."""
     names = config.get("architectures") or []
+    if not isinstance(names, list):
+        raise CheckpointError(
+            f"The config.json of {source} has a {type(names).__name__} as its architectures: "
+            "expected a list of names, as transformers writes it; fetch it again."
+        )
     if not names:
         if "model_type" not in config:
             raise CheckpointError(

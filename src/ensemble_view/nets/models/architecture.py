@@ -11,6 +11,7 @@ from ensemble_view.errors import EnsembleViewError
 __all__ = ["Architecture", "ArchitectureError", "blocks_per_stage"]
 
 _NUMBER = re.compile(r"-?\d+", re.ASCII)
+_LONGEST_OPTION = 100
 _TEXT = re.compile(r"(?:(?P<family>[a-z]+):)?(?P<name>\w[\w.]*)(?P<options>(?:,\w+=-?\w+)*)")
 
 
@@ -90,7 +91,12 @@ class Architecture:
                 f"{text!r} is no architecture: expected a name such as resnet110, resnet110v2, "
                 "plain20, vgg15,width=16 or torchvision:resnet50."
             )
-        pairs = (pair.split("=") for pair in match["options"].split(",")[1:])
+        pairs = [pair.split("=") for pair in match["options"].split(",")[1:]]
+        if long := [key for key, value in pairs if len(value) > _LONGEST_OPTION]:
+            raise ArchitectureError(
+                f"The option {long[0]} of an architecture has more than {_LONGEST_OPTION} "
+                "characters: expected a number or a word such as width=16 or shortcut=B."
+            )
         options = {key: int(value) if _NUMBER.fullmatch(value) else value for key, value in pairs}
         return cls(match["name"], options, match["family"] or "cifar")
 

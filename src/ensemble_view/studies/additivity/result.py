@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.study import files
+from ensemble_view.study.checked import check_within
 from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
 from ensemble_view.study.run import Run
 from ensemble_view.study.run_result import RunResult
@@ -178,13 +180,27 @@ class SurrogatesResult(RunResult):
             {name: np.nan if value is None else value for name, value in row.items()}
             for row in content["shares"]
         ]
+        for row in shares:
+            _check_shares(row)
         return cls(
-            blocks=lesions_restored(content["blocks"]),
+            blocks=lesions_restored(content["blocks"], content["block_count"]),
             shares=tuple(OrderShareRow(**row) for row in shares),
             kept=files.read_arrays(folder / "outcomes.npz", ["kept"])["kept"],
             run=Run.restored(content, folder),
             block_count=content["block_count"],
         )
+
+
+def _check_shares(row: Mapping[str, Any]) -> None:
+    """Refuse shares, counts and limits that cannot be."""
+    first = ("first", "first_low", "first_high")
+    second = ("up_to_second", "up_to_second_low", "up_to_second_high")
+    check_within("a share of the variance", [row[name] for name in (*first, *second)])
+    check_within("a keep-probability", [row["keep"]])
+    check_within("a coefficient of determination", [row["r2"]], -math.inf, 1)
+    counts = ("deleted", "subsets", "fitted", "fresh")
+    check_within("a count", [row[name] for name in counts], 0, math.inf)
+    check_within("an effective number of blocks", [row["effective"]], 0, math.inf)
 
 
 def _interval(value: float, low: float, high: float) -> str:

@@ -10,11 +10,14 @@ from typing import Any, Self
 
 import pandas as pd
 
+from ensemble_view.study.checked import check_blocks, check_within
 from ensemble_view.study.provenance import Provenance
 from ensemble_view.study.result import StudyResult
 from ensemble_view.study.words import about
 
 __all__ = ["BlockRow", "GradientsByBlock"]
+
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,22 @@ class GradientsByBlock(StudyResult):
 
     @classmethod
     def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
+        rows = tuple(BlockRow(**row) for row in content["rows"])
+        check_blocks([row.block for row in rows], 1 + max((row.block for row in rows), default=0))
+        ends = {
+            "branch_gradient": (0, math.inf), "shortcut_gradient": (0, math.inf),
+            "branch_share": (0, 1), "norm_ratio": (0, math.inf), "cosine": (-1, 1),
+            "head_accuracy": (0, 1),
+        }  # fmt: skip
+        for name, (low, high) in ends.items():
+            # What is computed of float32 may lie a rounding beyond its end.
+            values = [getattr(row, name) for row in rows]
+            check_within(f"{name} of a block", values, low - _ROUNDING, high + _ROUNDING)
+        check_within("the number of examples", [content["examples"]], 1, math.inf)
+        check_within("the level", [content["level"]])
+        check_within("the time in seconds", [content["seconds"]], 0, math.inf)
         return cls(
-            rows=tuple(BlockRow(**row) for row in content["rows"]),
+            rows=rows,
             provenance=Provenance.from_json(content),
             **{name: content[name] for name in cls._own()},
         )

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ensemble_view.errors import MeasurementError
 from ensemble_view.paths.lengths import PathLengths, smallest_interval
+from ensemble_view.study.checked import check_within
 from ensemble_view.study.provenance import Provenance
 from ensemble_view.study.result import StudyResult
 
@@ -329,8 +330,15 @@ class GradientsByLength(StudyResult):
             name: None if content.get(name) is None else tuple(content[name])
             for name in ("projected_mean", "pooled_mean")
         }
+        rows = tuple(LengthRow(**row) for row in content["rows"])
+        for name in ("summed_norm", "energy", "sampled_mean", "sampled_median"):
+            values = [getattr(row, name) for row in rows]
+            check_within(f"{name} of a length", values, 0, math.inf)
+        check_within("the number of paths", [row.paths for row in rows], 0, math.inf)
+        check_within("the number of examples", [content["cost"]["examples"]], 1, math.inf)
+        check_within("the time in seconds", [content["seconds"]], 0, math.inf)
         return cls(
-            rows=tuple(LengthRow(**row) for row in content["rows"]),
+            rows=rows,
             settings=GradientSettings(**settings),
             cost=GradientCost(**content["cost"]),
             negative_mass=content["negative_mass"],

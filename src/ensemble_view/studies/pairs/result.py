@@ -15,6 +15,7 @@ import pandas as pd
 from ensemble_view.errors import MeasurementError
 from ensemble_view.statistics.interactions import PairInteractions, pair_interactions
 from ensemble_view.statistics.ratios import RatioMean
+from ensemble_view.study.checked import check_within
 from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
 from ensemble_view.study.outcomes import Outcomes
 from ensemble_view.study.run import Run
@@ -217,8 +218,12 @@ class PairsResult(RunResult):
 
     @classmethod
     def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
+        stages = content["stages"]
+        if stages != sorted(stages):
+            raise ValueError(f"the stages are {stages}, expected them in the order of the blocks")
+        check_within("a stage", stages, 0, content["block_count"])
         return cls(
-            blocks=lesions_restored(content["blocks"]),
+            blocks=lesions_restored(content["blocks"], content["block_count"]),
             stages=tuple(content["stages"]),
             run=Run.restored(content, folder),
             block_count=content["block_count"],

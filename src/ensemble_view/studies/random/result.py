@@ -239,6 +239,9 @@ class ManyResult(TrialsResult):
 
     @classmethod
     def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
+        known = {block for group in content["groups"] for block in group}
+        if strange := {block for blocks in content["deleted"] for block in blocks} - known:
+            raise ValueError(f"the deleted blocks {strange} are in no group that was drawn from")
         return cls(
             run=Run.restored(content, folder),
             names=tuple(content["names"]),

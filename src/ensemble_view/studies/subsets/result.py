@@ -24,6 +24,7 @@ from ensemble_view.statistics.spectrum import (
     variance_shares,
 )
 from ensemble_view.study import files
+from ensemble_view.study.checked import check_within
 from ensemble_view.study.lesions import Lesion, lesions_of, lesions_restored
 from ensemble_view.study.run import Run
 from ensemble_view.study.run_result import RunResult
@@ -297,8 +298,9 @@ class PowerSetResult(RunResult):
     @classmethod
     def _restored(cls, content: Mapping[str, Any], folder: Path) -> Self:
         names = [field.name for field in fields(SubsetValues)]
+        check_within("a keep-probability", content["keeps"])
         return cls(
-            blocks=lesions_restored(content["blocks"]),
+            blocks=lesions_restored(content["blocks"], content["block_count"]),
             quantities=tuple(content["quantities"]),
             spectral=tuple(content["spectral"]),
             keeps=tuple(content["keeps"]),
