@@ -36,7 +36,7 @@ ALLOWED: dict[str, str] = {
     # Nets and data.
     "nets": "edits errors reading shared_state",
     "data": "errors measures nets reading",
-    "training": "data errors nets shared_state",
+    "training": "data errors nets reading shared_state",
     # What every study is made of, the studies, and who calls them.
     "study": "core core.interventions core.plan data discovery errors figures measures nets paths"
     " paths.lengths reading shared_state statistics",

@@ -48,13 +48,13 @@ def measured_results() -> dict[str, StudyResult]:
             [net, build("resnet14", width=2, in_channels=1).eval()], digits, **SMALL
         ),
         "pairs": lambda: ev.pairs(net, digits, **SMALL),
-        "power set": lambda: ev.power_set(net, digits, **SMALL),
-        "surrogates": lambda: ev.surrogates(net, digits, subsets=40, fresh=20, **SMALL),
+        "power set": lambda: ev.subsets(net, digits, **SMALL),
+        "surrogates": lambda: ev.additivity(net, digits, subsets=40, fresh=20, **SMALL),
         "reaction": lambda: ev.reaction(net, digits, untrained=False, **SMALL),
-        "dose": lambda: ev.dose_response(net, digits, doses=(0.5,), draws=1, **SMALL),
-        "many": lambda: ev.many(net, digits, count=[1, 2], trials=3, **SMALL),
+        "dose": lambda: ev.dose(net, digits, doses=(0.5,), draws=1, **SMALL),
+        "many": lambda: ev.random(net, digits, count=[1, 2], trials=3, **SMALL),
         "reorderings": lambda: ev.reorder(net, digits, swaps=[1], trials=3, **SMALL),
-        "control": lambda: ev.lesion_control(net, digits, "dropshortcut", **SMALL),
+        "control": lambda: ev.control(net, digits, "shortcut", **SMALL),
         "paths": lambda: ev.count_paths(ev.unravel(net, torch.ones(2, 1, 8, 8))),
     }
     with warnings.catch_warnings():
