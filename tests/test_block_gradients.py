@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ensemble_view import Block, Chain, GradientsByBlock, gradients_by_block, unravel
 from ensemble_view.cli.application import main
-from ensemble_view.errors import MeasurementError
+from ensemble_view.errors import MeasurementError, MeasurementWarning
 from ensemble_view.nets.checkpoints import save_checkpoint
 from ensemble_view.nets.models.building import build
 from ensemble_view.paths.blocks import early_outputs, last_stage
@@ -291,3 +291,20 @@ def test_interruption_keeps_what_is_done(saved, tmp_path, capsys, monkeypatch):
     assert "(interrupted: these are those done so far)" in result.summary
     assert np.isfinite(result.frame["branch_share"]).all()
     assert not math.isnan(result.seconds)
+
+
+def test_a_classifier_near_chance_is_warned_of_and_a_good_one_is_not():
+    inputs, _ = make_data(60)
+    net = make_net()
+    with torch.no_grad():
+        answers = net(inputs).argmax(1)
+    assert len(set(answers.tolist())) > 1
+    wrong = (answers + 1) % 10
+    with pytest.warns(MeasurementWarning, match="The full net is below chance, 0.0% right of 60"):
+        found = gradients_by_block(net, (inputs, wrong))
+    assert [note.split(",")[0] for note in found.provenance.warnings] == [
+        "The full net is below chance"
+    ]
+    assert not gradients_by_block(net, (inputs, answers)).provenance.warnings
+    own = gradients_by_block(net, (inputs, wrong.double()), loss=lambda y, t, _: (y**2).sum(1))
+    assert not own.provenance.warnings

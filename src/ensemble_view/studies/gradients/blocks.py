@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ensemble_view.core.chain import Chain
 from ensemble_view.data.data import examples_in
 from ensemble_view.data.text_data import TextData
-from ensemble_view.errors import MeasurementError
+from ensemble_view.errors import MeasurementError, warn
 from ensemble_view.measures.classification import Classification
 from ensemble_view.measures.language import Language
 from ensemble_view.nets.checkpoints import Checkpoint
@@ -27,7 +27,9 @@ from ensemble_view.statistics.bounded import bounded_mean
 from ensemble_view.statistics.paired import accuracy_interval
 from ensemble_view.statistics.ratios import ratio_mean
 from ensemble_view.studies.gradients.blocks_result import BlockRow, GradientsByBlock
+from ensemble_view.study.near_chance import near_chance_of
 from ensemble_view.study.path_subject import gradient_subject, loss_name, pieces, placed
+from ensemble_view.study.provenance import WARNING
 from ensemble_view.study.subject import Subject
 
 __all__ = ["BlockGradientStudy", "gradients_by_block", "prepare_block_gradients"]
@@ -98,6 +100,15 @@ class BlockGradientStudy:
             if not found.measures:
                 raise
             interrupted = True
+        provenance = self.subject.provenance(
+            seed=self.seed,
+            command=self.command,
+            batch_size=self.batch_size,
+            threads=torch.get_num_threads(),
+        )
+        if (low := found.near_chance(len(self.subject.chain) - 1, self.level)) is not None:
+            warn(low)
+            provenance = replace(provenance, notes=(*provenance.notes, f"{WARNING}{low}"))
         return GradientsByBlock(
             rows=found.rows(self.subject.chain, self.level),
             loss=loss_name(self.loss),
@@ -105,12 +116,7 @@ class BlockGradientStudy:
             unit=self.subject.data.unit,
             level=self.level,
             seconds=time.perf_counter() - started,
-            provenance=self.subject.provenance(
-                seed=self.seed,
-                command=self.command,
-                batch_size=self.batch_size,
-                threads=torch.get_num_threads(),
-            ),
+            provenance=provenance,
             interrupted=interrupted,
         )
 
@@ -126,6 +132,8 @@ class BlockGradientStudy:
         for position, correct in heads.items():
             if correct is not None:
                 found.heads.setdefault(position, []).append(correct)
+        if heads.get(len(chain) - 1) is not None and not isinstance(self.subject.data, TextData):
+            found.labels.append(labels.cpu().numpy())
 
     def _correct(self, output: Any, labels: Any) -> _Floats | None:
         """How many answers are right, and of how many, (examples, 2)."""
@@ -159,10 +167,19 @@ class _Found:
     Args:
         measures: (examples, blocks, measures).
         heads: By block, how many answers are right and of how many, (examples, 2).
+        labels: Of a classifier, the true classes.
     """
 
     measures: list[_Floats] = field(default_factory=list)
     heads: dict[int, list[_Floats]] = field(default_factory=dict)
+    labels: list[npt.NDArray[np.int64]] = field(default_factory=list)
+
+    def near_chance(self, last: int, level: float) -> str | None:
+        """Warn of a classifier near chance: after the last block its head is that of the net."""
+        if not self.labels:
+            return None
+        right = np.concatenate(self.heads[last])[:, 0]
+        return near_chance_of(right, np.concatenate(self.labels), level)
 
     def rows(self, chain: Chain, level: float) -> tuple[BlockRow, ...]:
         values = np.concatenate(self.measures)
