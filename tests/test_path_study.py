@@ -517,7 +517,7 @@ def test_gradients_command_prints_cost_table_and_sentence(saved, tmp_path, capsy
     (cost,) = [line for line in lines if line.startswith("Paths through 6 blocks on 20 examples: ")]
     assert lines[0].startswith("Normalisation: ")
     assert max(len(line) for line in lines if line != cost) <= 80
-    assert "All of this is said of this net" in " ".join(lines)
+    assert "These statements concern this net on these 20 examples." in " ".join(lines)
     result = GradientsByLength.load(tmp_path / "out")
     assert result.settings.methods == ("summed", "energy", "sampled")
     assert result.settings.groups == 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ensemble_view.study.words import shortened_count
+from ensemble_view.study.words import about, shortened_count
 
 if TYPE_CHECKING:
     from ensemble_view.studies.gradients.result import GradientsByLength
@@ -121,7 +121,7 @@ def summary(result: GradientsByLength) -> str:
         )
     if result.untrained is not None:
         sentences.append(_beside(result.untrained))
-    sentences.append("All of this is said of this net on these examples only.")
+    sentences.append(about(result.cost.examples, result.settings.unit))
     return " ".join(sentences)
 
 
