@@ -300,7 +300,9 @@ def test_an_export_is_not_exported_again(folder, tmp_path):
 def test_a_pickled_module_has_no_name_to_be_built_by(tmp_path):
     torch.save(wake(build("resnet8,width=4", in_channels=1)).float(), tmp_path / "net.pt")
     checkpoint = load_checkpoint(tmp_path / "net.pt", trust_pickle=True)
-    message = r"^The net is a ensemble_view\.models\.resnet\.ResNet, which no file can build again"
+    message = (
+        r"^The net is a ensemble_view\.nets\.models\.resnet\.ResNet, which no file can build again"
+    )
     with pytest.raises(CheckpointError, match=message):
         ev.export(checkpoint, ev.Delete(1), tmp_path / "smaller.pt")
 

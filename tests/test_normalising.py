@@ -165,7 +165,7 @@ class TestTheCheckpointsOwn:
         dose = ev.dose(digits_net, data, blocks="1", batch_size=60, draws=1, doses=(0.5,))
         assert dose.run.outcomes.baseline_correct.mean() > 0.9
         again = ensemble_view.control(
-            digits_net, data, "recalibrated", only="1", calibration_examples=64,
+            digits_net, data, "batchnorm", only="1", calibration_examples=64,
             calibration=ev.open_data("digits", split="train"),
         )  # fmt: skip
         assert again.controlled.outcomes.baseline_correct.mean() > 0.9

@@ -442,7 +442,7 @@ def test_too_many_blocks_are_refused_with_what_to_do():
     data = torch.randn(2, 3), torch.tensor([0, 1])
     with pytest.raises(
         InterventionError,
-        match=r"power set of 17 blocks has 2\^17 = 131,072 subnetworks; at most 16 blocks are "
+        match=r"^17 blocks have 2\^17 = 131,072 subnetworks; at most 16 blocks are "
         r'taken. Choose them with only, such as "0-15"; the others stay.',
     ):
         prepare(SubsetsStudy, chain, data)

@@ -20,7 +20,7 @@ def test_miniature_predicts_and_measures_every_net(tmp_path, monkeypatch):
     drawn = []
     many = ensemble_view.random
     monkeypatch.setattr(
-        ensemble_view, "many", lambda *a, **k: (drawn.append(k["seed"]), many(*a, **k))[1]
+        ensemble_view, "random", lambda *a, **k: (drawn.append(k["seed"]), many(*a, **k))[1]
     )
     table = predicted_decay.run(tmp_path, scale, counts={"resnet8": "1-2"}, trials=3)
     assert list(zip(table["seed"], table["deleted"], strict=True)) == [

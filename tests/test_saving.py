@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ensemble_view import figures
+from ensemble_view.figures import style
 from ensemble_view.studies.lesion.result import LesionResult
 from ensemble_view.study import files as result_files
 from ensemble_view.study.files import ResultError, ResultWarning
@@ -37,7 +37,7 @@ STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtre
 def quick_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is what takes time, and is not what is tested."""
     monkeypatch.setattr(LesionResult, "plot", lambda self: Figure())
-    monkeypatch.setattr(figures, "save_figure", lambda figure, path: path.write_bytes(b"drawn"))
+    monkeypatch.setattr(style, "save_figure", lambda figure, path: path.write_bytes(b"drawn"))
 
 
 def steps_of(work: Callable[[], object], folder: Path, stop: Callable[[int], None]) -> int:

@@ -20,7 +20,7 @@ def test_miniature_compares_areas_of_equal_deletions(tmp_path, monkeypatch):
     drawn = []
     many = ensemble_view.random
     monkeypatch.setattr(
-        ensemble_view, "many", lambda *a, **k: (drawn.append(k["seed"]), many(*a, **k))[1]
+        ensemble_view, "random", lambda *a, **k: (drawn.append(k["seed"]), many(*a, **k))[1]
     )
     areas = stochastic_depth.run(tmp_path, scale, Comparison("resnet8", "1-3"), trials=3)
     assert len(areas) == 4

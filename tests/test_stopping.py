@@ -194,7 +194,7 @@ def test_where_nothing_can_be_saved_the_result_is_printed(net, tmp_path, capsys,
 def test_a_full_standard_output_loses_nothing(net, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(
-        "ensemble_view.cli.saying.say",
+        "ensemble_view.cli.ending.say",
         lambda text, *, err=False: _to_full(text) if "p (Holm)" in text else True,
     )
     assert run(*lesion(net)) == 2

@@ -52,6 +52,7 @@ class Trie:
         plans: The plans; equal ones share a leaf.
 
     Example:
+        >>> from ensemble_view.core.plan import Outline, Slot, bind
         >>> from ensemble_view.core.interventions.base import Compose
         >>> from ensemble_view.core.interventions.branches import Delete
         >>> outline = Outline(tuple(Slot(str(i), (4,), (4,), True) for i in range(54)))
@@ -63,15 +64,13 @@ class Trie:
     def __init__(self, plans: Sequence[Plan]) -> None:
         self.plans = tuple(plans)
         self.root = Node()
+        following: dict[tuple[int, Step], Node] = {}
         for number, plan in enumerate(self.plans):
             node = self.root
             for step in plan.steps:
-                # The newest child is the likeliest: studies list their plans in order.
-                for child in reversed(node.children):
-                    if child.step == step:
-                        break
-                else:
-                    child = Node(step)
+                child = following.get((id(node), step))
+                if child is None:
+                    child = following[id(node), step] = Node(step)
                     node.children.append(child)
                 node = child
             node.plans.append(number)

@@ -49,6 +49,8 @@ class MeasuredResult(LesionStudyResult[MeasuredOutcomes]):
     Example:
         One block, three examples.
 
+        >>> import numpy as np
+        >>> from ensemble_view.study.outcomes import MeasuredOutcomes
         >>> from ensemble_view.study.provenance import Cost, Provenance
         >>> from ensemble_view.study.lesions import Lesion
         >>> outcomes = MeasuredOutcomes(np.array([[0.5, 0.6, 0.4]]), np.array([0.9, 0.8, 0.7]))

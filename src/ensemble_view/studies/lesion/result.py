@@ -39,6 +39,8 @@ class LesionResult(LesionStudyResult[Outcomes]):
     Example:
         One block, four examples, of which its deletion loses one.
 
+        >>> from ensemble_view.study.lesions import Lesion
+        >>> from ensemble_view.study.provenance import Cost, Provenance
         >>> right, labels = np.array([True, True, True, False]), np.array([0, 1, 0, 1])
         >>> worse, ones = np.array([[True, True, False, False]]), np.ones(4, np.float32)
         >>> outcomes = Outcomes(worse, ones[None], worse, ones[None], right, ones, labels)
