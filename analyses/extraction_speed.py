@@ -31,9 +31,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import ensemble_view
-from ensemble_view import Chain, Checkpoint, Delete
+from ensemble_view import Chain, Checkpoint, Delete, bind
 from ensemble_view.bench.conditions import cpu_seconds, one_thread
-from ensemble_view.core.plan import bind
 
 COUNTS = (9, 18)
 SEED = 0

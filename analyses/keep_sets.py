@@ -13,8 +13,7 @@ import torch
 from scipy.special import softmax
 from torch import nn
 
-from ensemble_view import Compose, Engine, Keep, LabelledData, unravel
-from ensemble_view.core.plan import bind
+from ensemble_view import Compose, Engine, Keep, LabelledData, bind, unravel
 from ensemble_view.measures.logits import ClassificationWithLogits
 from ensemble_view.nets.models.blocks import SkippableBlock
 

@@ -86,7 +86,6 @@ class TailStudy(Study[TailResult]):
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.names()
     monkeypatch.setattr(registry, "_studies", dict(registry._studies))
     monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
     registry.register(TailStudy)

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         Reverse,
         Swap,
     )
-    from ensemble_view.core.plan import Plan
+    from ensemble_view.core.plan import Plan, bind
     from ensemble_view.data.labelled_data import LabelledData
     from ensemble_view.data.opening import open_data
     from ensemble_view.data.text_data import TextData
@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from ensemble_view.studies.lesion.own import MeasuredResult
     from ensemble_view.studies.lesion.result import LesionResult
     from ensemble_view.studies.lesion.study import lesion
+    from ensemble_view.studies.loading import load
     from ensemble_view.studies.pairs.result import PairsResult
     from ensemble_view.studies.pairs.study import pairs
     from ensemble_view.studies.paths.study import count_paths
@@ -89,7 +90,6 @@ if TYPE_CHECKING:
     from ensemble_view.studies.reorder.study import reorder
     from ensemble_view.studies.subsets.result import PowerSetResult
     from ensemble_view.studies.subsets.study import subsets
-    from ensemble_view.study.loading import load
     from ensemble_view.study.registry import register
 
 __all__ = [
@@ -132,6 +132,7 @@ __all__ = [
     "Swap",
     "TextData",
     "additivity",
+    "bind",
     "branch_means",
     "control",
     "count_paths",
@@ -202,6 +203,7 @@ _MODULE_OF = {
     "Swap": "core.interventions.places",
     "TextData": "data.text_data",
     "additivity": "studies.additivity.study",
+    "bind": "core.plan",
     "branch_means": "core.alteration",
     "control": "studies.control.study",
     "count_paths": "studies.paths.study",
@@ -214,7 +216,7 @@ _MODULE_OF = {
     "gradients_by_length": "studies.gradients.study",
     "inspect": "studies.inspect.inspection",
     "lesion": "studies.lesion.study",
-    "load": "study.loading",
+    "load": "studies.loading",
     "load_checkpoint": "nets.checkpoints",
     "open_data": "data.opening",
     "open_text": "data.text_sources",
@@ -256,6 +258,7 @@ if not TYPE_CHECKING:  # A type checker would take any name for granted.
             globals()[name] = value
             return value
         if not name.startswith("_"):
+            importlib.import_module(f"{__name__}.studies")
             registry = importlib.import_module(f"{__name__}.study.registry")
             if name in registry.names():
                 return importlib.import_module(f"{__name__}.study.study").function_of(name)

@@ -1,7 +1,8 @@
 """The studies that there are, by their verbs, and their results, by their kinds.
 
 What is registered is a class or function, or ``"module:name"``, which is imported when it is
-needed: so results know neither their figures nor their words, which both know the results.
+needed: so results know neither their figures nor their words, which both know the results. The
+studies of the package are registered as :mod:`ensemble_view.studies` is imported.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ def names() -> tuple[str, ...]:
         The names.
 
     Example:
+        >>> import ensemble_view.studies
         >>> names()[:3]
         ('lesion', 'random', 'reorder')
     """
-    importlib.import_module("ensemble_view.studies")
     return tuple(_studies)
 
 
@@ -88,6 +89,7 @@ def study_named(name: str) -> type[Any]:
         MeasurementError: If there is none.
 
     Example:
+        >>> import ensemble_view.studies
         >>> study_named("pairs").__name__
         'PairsStudy'
     """
@@ -107,10 +109,10 @@ def kind_named(name: object) -> Kind | None:
         With everything imported; None if no study gives such results.
 
     Example:
+        >>> import ensemble_view.studies
         >>> kind_named("pairs").result.__name__
         'PairsResult'
     """
-    importlib.import_module("ensemble_view.studies")
     found = _kinds.get(name) if isinstance(name, str) else None
     if found is None:
         return None

@@ -188,6 +188,7 @@ def prepare(
     Example:
         >>> import torch
         >>> from ensemble_view.nets.models.building import build
+        >>> import ensemble_view.studies
         >>> from ensemble_view.study.registry import study_named
         >>> examples = torch.randn(8, 3, 8, 8), torch.arange(8)
         >>> ready = prepare(study_named("pairs"), build("resnet8,width=4").eval(), examples,
@@ -211,6 +212,7 @@ def function_of(name: str) -> Callable[..., Any]:
         A function of a model, data, the study's own options, those of all studies and ``progress``.
 
     Example:
+        >>> import ensemble_view.studies
         >>> function_of("pairs").__name__
         'pairs'
     """
