@@ -72,7 +72,7 @@ def run(
 def _write(folder: Path, name: str, result: ReactionResult | DoseResult) -> None:
     """Tables and figure; the outcomes of every example would be too large to keep."""
     for table, frame in result.tables.items():
-        own = name if table == result.table_name else f"{name}-{table}"
+        own = name if table == result.file_name else f"{name}-{table}"
         frame.to_csv(folder / f"{own}.csv", index=False, lineterminator="\n")
     figure = result.plot()
     for suffix in ("pdf", "png"):

@@ -117,9 +117,9 @@ def test_out_holds_table_record_outcomes_and_figures(folder, tmp_path, capsys):
     )
     out = tmp_path / "new" / "out"
     assert {path.name for path in out.iterdir()} == {
-        "lesions.csv", "results.json", "outcomes.npz", "lesion.pdf", "lesion.png",
+        "lesion.csv", "results.json", "outcomes.npz", "lesion.pdf", "lesion.png",
     }  # fmt: skip
-    table = pd.read_csv(out / "lesions.csv")
+    table = pd.read_csv(out / "lesion.csv")
     columns = {
         "blocks", "count", "accuracy", "drop", "drop_low", "drop_high",
         "p_value", "p_adjusted", "normalised_drop", "n",

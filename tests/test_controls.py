@@ -245,7 +245,7 @@ def test_saved_and_loaded_results_are_equal(recalibrated, tmp_path):
     pd.testing.assert_frame_equal(loaded.frame, recalibrated.frame)
     pd.testing.assert_frame_equal(loaded.shares_frame, recalibrated.shares_frame)
     assert loaded.controlled.provenance == recalibrated.controlled.provenance
-    for name in ("controls.csv", "shares.csv", "controls.pdf", "controls.png"):
+    for name in ("control.csv", "shares.csv", "control.pdf", "control.png"):
         assert (tmp_path / name).stat().st_size > 90
 
 

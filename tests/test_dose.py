@@ -289,7 +289,7 @@ def test_the_command(tmp_path, capsys):
     assert "6 doses and 10 nulls on 8 examples: " in printed
     assert DoseResult.load(tmp_path / "out").table in printed
     assert run(*words, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["kind"] == "dose and response"
+    assert json.loads(capsys.readouterr().out)["kind"] == "dose"
     assert run("dose", path, "--doses", "0,half") == 2
     assert "The doses are '0,half'; write numbers separated by commas" in capsys.readouterr().err
     assert run("dose", "--help") == 0

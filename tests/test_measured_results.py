@@ -89,12 +89,12 @@ def test_a_saved_result_comes_back_equal(tmp_path, result):
     assert loaded.frame.equals(result.frame)
     assert repr(loaded) == repr(result)
     assert {path.name for path in out.iterdir()} == {
-        "lesions.csv", "results.json", "outcomes.npz", "lesion.pdf", "lesion.png",
+        "lesion.csv", "results.json", "outcomes.npz", "lesion.pdf", "lesion.png",
     }  # fmt: skip
     content = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)
     assert content.pop("digests").keys() == {path.name for path in out.iterdir()}
     assert content == result.to_json()
-    table = pd.read_csv(out / "lesions.csv", dtype={"blocks": str})
+    table = pd.read_csv(out / "lesion.csv", dtype={"blocks": str})
     assert table["p_adjusted"].to_list() == result.frame["p_adjusted"].to_list()
     result.save(tmp_path / "again")
     for path in out.iterdir():

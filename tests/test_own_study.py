@@ -29,8 +29,7 @@ from ensemble_view.study.study import Option, PreparedExperiment, Study
 class TailResult(RunResult):
     """What deleting the last blocks costs."""
 
-    kind = "tails"
-    table_name = figure_name = "tails"
+    kind = file_name = "tails"
 
     run: Run
     lengths: tuple[int, ...]

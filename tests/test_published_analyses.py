@@ -66,7 +66,7 @@ def test_random_deletions(small, seen, tmp_path):
         left = [None if index in deleted else block for index, block in enumerate(seen.blocks)]
         assert mean == pytest.approx(error(seen.net, left, seen.images, seen.labels))
     assert len(set(result.means)) > 3
-    table = pd.read_csv(tmp_path / "many.csv")
+    table = pd.read_csv(tmp_path / "random.csv")
     assert table["deleted"].tolist() == [1, 4]
     assert result.summary in (tmp_path / "summary.md").read_text()
     assert (tmp_path / "many.pdf").stat().st_size > 1000

@@ -105,9 +105,9 @@ def test_folder_holds_what_the_command_line_promises(tmp_path: Path) -> None:
     result = simulated_result()
     result.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "lesions.csv", "results.json", "outcomes.npz", "lesion.pdf", "lesion.png",
+        "lesion.csv", "results.json", "outcomes.npz", "lesion.pdf", "lesion.png",
     }  # fmt: skip
-    table = pd.read_csv(tmp_path / "lesions.csv", dtype={"blocks": str})
+    table = pd.read_csv(tmp_path / "lesion.csv", dtype={"blocks": str})
     assert set(table.columns) >= ISSUE_COLUMNS
     assert table["drop_high"].to_list() == result.frame["drop_high"].to_list()
     content = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)

@@ -28,7 +28,7 @@ OLD, NEW = (
     simulated_result(blocks=blocks, downsampling=(), examples=20, seed=seed)
     for blocks, seed in ((3, 1), (4, 2))
 )
-FILES = {"lesions.csv", "results.json", "outcomes.npz", "lesion.pdf", "lesion.png"}
+FILES = {"lesion.csv", "results.json", "outcomes.npz", "lesion.pdf", "lesion.png"}
 # What may change files; a kill comes just before the one that is counted.
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 
@@ -189,10 +189,10 @@ def test_a_result_is_replaced_only_where_that_is_said(tmp_path):
     assert LesionResult.load(tmp_path) == NEW
     other = tmp_path / "other"
     other.mkdir()
-    (other / "lesions.csv").write_text("mine")
-    with pytest.raises(ResultError, match=r"holds a file lesions\.csv already"):
+    (other / "lesion.csv").write_text("mine")
+    with pytest.raises(ResultError, match=r"holds a file lesion\.csv already"):
         NEW.save(other)
-    assert [path.name for path in other.iterdir()] == ["lesions.csv"]
+    assert [path.name for path in other.iterdir()] == ["lesion.csv"]
 
 
 def test_files_that_the_new_result_lacks_go_with_the_old_one_but_not_those_of_others(tmp_path):
@@ -238,7 +238,7 @@ def mix(folder: Path) -> None:
 CHANGES: list[tuple[Callable[[Path], object], str]] = [
     (edit_record, r"results\.json was changed after it was saved; expected the files of one run"),
     (mix, r"outcomes\.npz is not the file that was saved with results\.json; expected the files"),
-    (lambda f: (f / "lesions.csv").write_text("a\n"), r"lesions\.csv is not the file that was"),
+    (lambda f: (f / "lesion.csv").write_text("a\n"), r"lesion\.csv is not the file that was"),
     (lambda f: (f / "lesion.png").write_bytes(b""), r"lesion\.png is not the file that was"),
 ]
 
@@ -253,7 +253,7 @@ def test_files_that_were_edited_or_mixed_are_refused(tmp_path, change, message):
 
 def test_a_figure_or_table_may_be_removed_and_the_record_be_laid_out_anew(tmp_path):
     NEW.save(tmp_path)
-    for name in ("lesion.pdf", "lesions.csv"):
+    for name in ("lesion.pdf", "lesion.csv"):
         (tmp_path / name).unlink()
     record = json.loads((tmp_path / "results.json").read_text())
     (tmp_path / "results.json").write_text(json.dumps(record, sort_keys=True, indent=4))

@@ -41,7 +41,7 @@ def test_all_is_the_study_of_the_same_name(net, tmp_path, capsys):
     data = ensemble_view.open_data("digits", mean=(0.3,), std=(0.4,), limit=30, seed=2)
     expected = ensemble_view.subsets(checkpoint, data, only="1,2", batch_size=30)
     assert PowerSetResult.load(tmp_path).frame.equals(expected.frame)
-    assert {file.name for file in tmp_path.iterdir()} >= {"power_set.pdf", "subsets.csv"}
+    assert {file.name for file in tmp_path.iterdir()} >= {"subsets.pdf", "subsets.csv"}
 
 
 def test_pairs_and_surrogates_are_saved_and_printed_for_machines(net, tmp_path, capsys):
@@ -54,7 +54,7 @@ def test_pairs_and_surrogates_are_saved_and_printed_for_machines(net, tmp_path, 
     printed = json.loads(capsys.readouterr().out)
     found = SurrogatesResult.load(tmp_path / "surrogates")
     assert printed == found.to_json()
-    assert printed["kind"] == "surrogates"
+    assert printed["kind"] == "additivity"
 
 
 @pytest.mark.parametrize(

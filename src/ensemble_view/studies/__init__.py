@@ -34,11 +34,11 @@ register_results(
             f"{_ROOMS}.lesion.own:MeasuredResult",
             f"{_ROOMS}.lesion.figure:own_figure",
         ),
-        "many deletions": Kind(
+        "random": Kind(
             f"{_ROOMS}.random.result:ManyResult",
             f"{_ROOMS}.random.figure:many_figure",
         ),
-        "reorderings": Kind(
+        "reorder": Kind(
             f"{_ROOMS}.reorder.result:ReorderResult",
             f"{_ROOMS}.reorder.figure:reorder_figure",
         ),
@@ -46,12 +46,12 @@ register_results(
             f"{_ROOMS}.pairs.result:PairsResult",
             f"{_ROOMS}.pairs.figure:pairs_figure",
         ),
-        "power set": Kind(
+        "subsets": Kind(
             f"{_ROOMS}.subsets.result:PowerSetResult",
             f"{_ROOMS}.subsets.figure:power_set_figure",
             f"{_ROOMS}.subsets.words",
         ),
-        "surrogates": Kind(
+        "additivity": Kind(
             f"{_ROOMS}.additivity.result:SurrogatesResult",
             f"{_ROOMS}.additivity.figure:surrogates_figure",
         ),
@@ -64,7 +64,7 @@ register_results(
             f"{_ROOMS}.reaction.figure:reaction_figure",
             f"{_ROOMS}.reaction.words",
         ),
-        "dose and response": Kind(
+        "dose": Kind(
             f"{_ROOMS}.dose.result:DoseResult",
             f"{_ROOMS}.dose.figure:dose_figure",
             f"{_ROOMS}.dose.words",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ensemble_view.study.files import ResultError, read_record
+from ensemble_view.study.files import ResultError, kind_of, read_record
 from ensemble_view.study.folders import record_in
 from ensemble_view.study.registry import kind_named
 
@@ -32,7 +32,7 @@ def load(folder: str | Path) -> Any:
         ensemble_view.study.files.ResultError: There is no results.json in nowhere; ...
     """
     path = record_in(Path(folder))
-    kind = read_record(path).get("kind")
+    kind = kind_of(read_record(path))
     found: Any = kind_named(kind)
     if found is None:
         raise ResultError(

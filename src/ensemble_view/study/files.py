@@ -21,6 +21,7 @@ from ensemble_view.reading.regular import exists
 __all__ = [
     "ResultError",
     "ResultWarning",
+    "kind_of",
     "plain",
     "prepare_folder",
     "read_arrays",
@@ -32,6 +33,15 @@ __all__ = [
     "write_text",
     "writing",
 ]
+
+
+_FORMER_KINDS = {
+    "dose and response": "dose",
+    "many deletions": "random",
+    "power set": "subsets",
+    "reorderings": "reorder",
+    "surrogates": "additivity",
+}
 
 
 class ResultError(EnsembleViewError):
@@ -244,6 +254,23 @@ def read_record(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def kind_of(record: Mapping[str, Any]) -> Any:
+    """Give the kind that a record has, by the name of today.
+
+    Args:
+        record: Of a result.
+
+    Returns:
+        The kind.
+
+    Example:
+        >>> kind_of({"kind": "power set"})
+        'subsets'
+    """
+    kind = record.get("kind")
+    return _FORMER_KINDS.get(kind, kind) if isinstance(kind, str) else kind
+
+
 def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
     """Read a JSON file of this package and check what it says it is.
 
@@ -265,7 +292,7 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
         ensemble_view.study.files.ResultError: There is no results.json in nowhere; ...
     """
     content = read_record(path)
-    found = content.get("kind")
+    found = kind_of(content)
     if found != kind:
         raise ResultError(
             f"{path} holds a result of kind {found!r}; expected {kind!r}; load it with the class "

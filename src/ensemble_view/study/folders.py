@@ -185,9 +185,9 @@ def sealed(record: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, A
         The record as it is written.
 
     Example:
-        >>> written = sealed({"kind": "lesion"}, {"lesions.csv": "ab12"})
+        >>> written = sealed({"kind": "lesion"}, {"lesion.csv": "ab12"})
         >>> sorted(written["digests"])
-        ['lesions.csv', 'results.json']
+        ['lesion.csv', 'results.json']
     """
     bare = {key: value for key, value in record.items() if key != DIGESTS}
     return {**bare, DIGESTS: {**digests, RECORD: record_digest(bare)}}

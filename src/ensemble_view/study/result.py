@@ -36,13 +36,11 @@ class StudyResult(ABC):
 
     Class attributes:
         kind: of the record, so that it is loaded by the class that wrote it.
-        table_name: of the main table's file, without its suffix.
-        figure_name: of the figure's files, likewise.
+        file_name: of the files of the main table and the figure, without their suffix: the verb.
     """
 
     kind: ClassVar[str]
-    table_name: ClassVar[str]
-    figure_name: ClassVar[str]
+    file_name: ClassVar[str]
 
     @property
     @abstractmethod
@@ -102,7 +100,7 @@ class StudyResult(ABC):
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """All tables that are written, by the name of the file."""
-        return {self.table_name: self.frame}
+        return {self.file_name: self.frame}
 
     @property
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -139,7 +137,7 @@ class StudyResult(ABC):
             ResultError: if the folder cannot be written to, or holds a result already.
         """
         folder, record = Path(folder), self.to_json()
-        figures = [f"{self.figure_name}.{suffix}" for suffix in ("pdf", "png")]
+        figures = [f"{self.file_name}.{suffix}" for suffix in ("pdf", "png")]
         measured: dict[str, Callable[[Path], None]] = {
             f"{name}.csv": partial(files.write_table, frame=frame)
             for name, frame in self.tables.items()

@@ -87,9 +87,8 @@ class SurrogatesResult(RunResult):
         block_count: how many blocks the net has.
     """
 
-    kind = "surrogates"
-    table_name = "surrogates"
-    figure_name = "surrogates"
+    kind = "additivity"
+    file_name = "additivity"
 
     blocks: tuple[Lesion, ...]
     shares: tuple[OrderShareRow, ...]

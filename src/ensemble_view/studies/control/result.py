@@ -63,8 +63,7 @@ class ControlResult(StudyResult):
     """
 
     kind = "control"
-    table_name = "controls"
-    figure_name = "controls"
+    file_name = "control"
 
     control: str
     blocks: tuple[Lesion, ...]
@@ -141,7 +140,7 @@ class ControlResult(StudyResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         """By block; for recalibration also the shares."""
         shares = {} if self.shares_frame.empty else {"shares": self.shares_frame}
-        return {self.table_name: self.frame, **shares}
+        return {self.file_name: self.frame, **shares}
 
     @property
     def table(self) -> str:

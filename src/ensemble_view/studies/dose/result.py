@@ -74,9 +74,8 @@ class DoseResult(RunResult):
         0      0  noise      0.4    0.233  0.583
     """
 
-    kind = "dose and response"
-    table_name = "dose"
-    figure_name = "dose"
+    kind = "dose"
+    file_name = "dose"
 
     doses: tuple[Dose, ...]
     run: Run

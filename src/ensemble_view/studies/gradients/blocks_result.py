@@ -96,8 +96,7 @@ class GradientsByBlock(StudyResult):
     """
 
     kind = "gradients by block"
-    table_name = "blocks"
-    figure_name = "blocks"
+    file_name = "blocks"
 
     rows: tuple[BlockRow, ...]
     loss: str

@@ -49,8 +49,7 @@ class GradientsByCheckpoint(StudyResult):
     """
 
     kind = "gradients by checkpoint"
-    table_name = "checkpoints"
-    figure_name = "checkpoints"
+    file_name = "checkpoints"
 
     names: tuple[str, ...]
     results: tuple[GradientsByLength, ...]

@@ -175,8 +175,7 @@ class GradientsByLength(StudyResult):
     """
 
     kind = "gradients by path length"
-    table_name = "gradients"
-    figure_name = "gradients"
+    file_name = "gradients"
 
     rows: tuple[LengthRow, ...]
     settings: GradientSettings

@@ -44,8 +44,7 @@ class LesionStudyResult(StudyResult, Generic[OutcomesT]):
         interrupted: whether the study was stopped early; the outcomes then hold fewer examples.
     """
 
-    table_name = "lesions"
-    figure_name = "lesion"
+    file_name = "lesion"
     outcomes_type: ClassVar[type[ExampleArrays]]
     columns: ClassVar[tuple[str, ...]]
 

@@ -45,8 +45,7 @@ class PairsResult(RunResult):
     """
 
     kind = "pairs"
-    table_name = "pairs"
-    figure_name = "pairs"
+    file_name = "pairs"
 
     blocks: tuple[Lesion, ...]
     stages: tuple[int, ...]

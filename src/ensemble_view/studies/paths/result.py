@@ -39,8 +39,7 @@ class PathCounts(StudyResult):
     """
 
     kind = "paths"
-    table_name = "paths"
-    figure_name = "paths"
+    file_name = "paths"
 
     name: str
     blocks: PathLengths

@@ -67,9 +67,8 @@ class ManyResult(TrialsResult):
         0        1       2        True  0.65       0.15
     """
 
-    kind = "many deletions"
-    table_name = "many"
-    figure_name = "many"
+    kind = "random"
+    file_name = "random"
 
     deleted: tuple[tuple[int, ...], ...]
     enumerated: tuple[int, ...]
@@ -166,7 +165,7 @@ class ManyResult(TrialsResult):
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """By number of deletions, by trial, and the additive law by number of deletions."""
-        found = {self.table_name: self.frame, "trials": self.trials_frame}
+        found = {self.file_name: self.frame, "trials": self.trials_frame}
         return found if self.law is None else found | {"additive": self.law.frame}
 
     @property

@@ -128,8 +128,7 @@ class ReactionResult(StudyResult):
     """
 
     kind = "reaction"
-    table_name = "reaction"
-    figure_name = "reaction"
+    file_name = "reaction"
 
     blocks: tuple[ReactionBlock, ...]
     outcomes: Reactions

@@ -59,9 +59,8 @@ class ReorderResult(TrialsResult):
         0 -1.0       1   0.5        0.3
     """
 
-    kind = "reorderings"
-    table_name = "reorder"
-    figure_name = "reorder"
+    kind = "reorder"
+    file_name = "reorder"
 
     orders: tuple[tuple[int, ...], ...]
     swaps: tuple[int, ...]
@@ -122,7 +121,7 @@ class ReorderResult(TrialsResult):
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """By bin of tau, and by trial."""
-        return {self.table_name: self.frame, "trials": self.trials_frame}
+        return {self.file_name: self.frame, "trials": self.trials_frame}
 
     @property
     def table(self) -> str:

@@ -56,9 +56,8 @@ class PowerSetResult(RunResult):
         block_count: how many blocks the net has.
     """
 
-    kind = "power set"
-    table_name = "subsets"
-    figure_name = "power_set"
+    kind = "subsets"
+    file_name = "subsets"
 
     blocks: tuple[Lesion, ...]
     quantities: tuple[str, ...]
