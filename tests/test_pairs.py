@@ -130,7 +130,7 @@ def redundant() -> Chain:
     )
 
 
-def test_blocks_that_back_each_other_up_are_found_beyond_doubt():
+def test_blocks_that_back_each_other_up_are_significant():
     answers = torch.arange(60) % 3
     found = pairs(redundant(), (nn.functional.one_hot(answers, 3).float(), answers))
     table = found.frame.set_index(["first", "second"])
@@ -167,7 +167,7 @@ def test_the_matrix_has_drops_below_and_interactions_above(result):
     assert not any(isinstance(each, QuadMesh) for each in axes.collections)
 
 
-def test_beyond_doubt_is_dotted():
+def test_significant_interactions_are_dotted():
     answers = torch.arange(60) % 3
     found = pairs(redundant(), (nn.functional.one_hot(answers, 3).float(), answers))
     (dots,) = [line for line in pairs_figure(found).axes[0].lines if line.get_marker() == "o"]

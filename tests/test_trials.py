@@ -569,7 +569,7 @@ def test_a_saved_result_is_read_back_equal(make, tmp_path: Path):
     assert again.summary == result.summary
     assert again.to_json() == result.to_json()
     assert again.run.provenance.seed == result.run.provenance.seed
-    name = result.table_name
+    name = result.file_name
     written = {file.name for file in tmp_path.iterdir()}
     assert {f"{name}.csv", "trials.csv", f"{name}.pdf", "results.json"} <= written
     other = ReorderResult if isinstance(result, ManyResult) else ManyResult

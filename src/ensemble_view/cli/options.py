@@ -145,7 +145,7 @@ Device = Annotated[
 Seed = Annotated[
     int,
     typer.Option(
-        min=0, max=LARGEST_SEED, help="Of every random choice.", rich_help_panel="Execution"
+        min=0, max=LARGEST_SEED, help="Random seed.", rich_help_panel="Execution"
     ),
 ]
 BatchSize = Annotated[

@@ -147,7 +147,7 @@ class PairsResult(RunResult):
                 found[name] = self.run.scores.mean(mean, self.run.level, most=2.0)
         return found
 
-    def _beyond_doubt(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def _significant(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         frame = self.frame
         sure = frame["p_adjusted"] <= 1 - self.run.level
         return frame[sure & (frame["interaction"] > 0)], frame[sure & (frame["interaction"] < 0)]
@@ -179,7 +179,7 @@ class PairsResult(RunResult):
     def summary(self) -> str:
         """How many pairs significantly back each other up, and how large interactions are."""
         run, frame = self.run, self.frame
-        up, down = self._beyond_doubt()
+        up, down = self._significant()
         sentences = [
             f"{run.net} with each of {len(self.blocks)} blocks and every pair deleted, on "
             f"{run.examples:,} examples of {run.data}{run.cut_short}. The interaction of a pair is "
