@@ -26,6 +26,7 @@ from ensemble_view.nets.checkpoints import (
     weights_hash,
 )
 from ensemble_view.nets.models.building import build
+from ensemble_view.nets.weights import fill, strip, weights_in
 from ensemble_view.nets.weights_file import SUFFIXES, check_destination
 
 
@@ -538,3 +539,30 @@ def test_description_is_plain_json(tmp_path):
         described = json.loads(stored.metadata()["ensemble_view"])
     assert described["training"] == {"seed": 1}
     assert described["architecture"] == {"name": "resnet8", "options": {}, "family": "cifar"}
+
+
+class Versioned(nn.Linear):
+    """A layer that takes weights of its own version only, as some of torchvision do."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version") != self._version:
+            raise ValueError(f"version should be {self._version}, not {metadata.get('version')}")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_versions_of_modules_are_kept_with_their_weights(tmp_path, prefix):
+    source, net = nn.Sequential(Versioned(2, 2)), nn.Sequential(Versioned(2, 2))
+    state = (nn.DataParallel(source) if prefix else source).state_dict()
+    assert all(name.startswith(prefix) for name in state)
+    fill(net, strip(weights_in(state, tmp_path)), "versioned", tmp_path)
+    assert torch.equal(net[0].weight, source[0].weight)
+    # A file that says nothing of versions is of today's; one that says another is refused.
+    fill(net, dict(source.state_dict()), "versioned", tmp_path)
+    state._metadata[f"{prefix}0"]["version"] = 1
+    with pytest.raises(
+        CheckpointError, match=r"^versioned does not take the weights in .* \(version"
+    ):
+        fill(net, strip(weights_in(state, tmp_path)), "versioned", tmp_path)

@@ -144,9 +144,7 @@ Device = Annotated[
 ]
 Seed = Annotated[
     int,
-    typer.Option(
-        min=0, max=LARGEST_SEED, help="Random seed.", rich_help_panel="Execution"
-    ),
+    typer.Option(min=0, max=LARGEST_SEED, help="Random seed.", rich_help_panel="Execution"),
 ]
 BatchSize = Annotated[
     int | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,21 @@ def weights_in(content: Any, path: Path) -> dict[str, Tensor]:
                 f"The weight {name} in {path} {reason}: expected dense tensors with their values; "
                 "save the state_dict of a net in floating point on the CPU."
             )
-    return dict(content)
+    return _with_versions(dict(content), content)
+
+
+def _with_versions(weights: dict[str, Tensor], source: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Keep what a state_dict says of its modules' versions, which some look at as they load it."""
+    versions = getattr(source, "_metadata", None)
+    if not isinstance(versions, Mapping):
+        return weights
+    kept: OrderedDict[str, Tensor] = OrderedDict(weights)
+    kept._metadata = {  # type: ignore[attr-defined]
+        f"{module}.".removeprefix(prefix).removesuffix("."): dict(said)
+        for module, said in versions.items()
+        if isinstance(module, str) and isinstance(said, Mapping)
+    }
+    return kept
 
 
 def _unusable(value: Tensor) -> str | None:
@@ -137,7 +152,9 @@ def strip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in weights)), None)
         if prefix is None:
             break
-        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+        weights = _with_versions(
+            {name.removeprefix(prefix): value for name, value in weights.items()}, weights, prefix
+        )
     return weights
 
 
@@ -179,7 +196,16 @@ def fill(model: nn.Module, weights: dict[str, Tensor], name: str, path: Path) ->
             f"The weights in {path} do not fit {name}: {'; '.join(parts)}; name another "
             "architecture with --arch."
         )
-    model.load_state_dict(weights, strict=False)
+    if getattr(weights, "_metadata", None) is None:
+        # A file that keeps no versions, such as a .safetensors, is taken to be of today's.
+        weights = _with_versions(dict(weights), model.state_dict())
+    try:
+        model.load_state_dict(weights, strict=False)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"{name} does not take the weights in {path} ({error}): save them again with the "
+            "release of its library that is installed here."
+        ) from error
 
 
 def _is_fixed(model: nn.Module, name: str) -> bool:
