@@ -314,7 +314,8 @@ class NoNorm(nets.RootLoop):
             r"^Which examples the net was trained on cannot be told from these data; give some",
         ),
         (
-            nets.RootLoop, "batchnorm", {"calibration": make_calibration(8)}, DataError,
+            nets.RootLoop, "batchnorm",
+            {"calibration": make_calibration(8), "calibration_examples": 1024}, DataError,
             r"^There are 8 examples in data to estimate the statistics on, but 1,024 were asked",
         ),
         (

@@ -35,6 +35,7 @@ __all__ = ["Control", "ControlStudy", "PreparedControl", "check_split", "control
 Control: TypeAlias = Literal["shortcut", "untrained", "batchnorm"]
 
 _FIRST_BATCH = 128
+_CALIBRATION = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +159,7 @@ class ControlStudy(Study[ControlResult]):
         only: Blocks to delete, one at a time; by default all that can be.
         untrained: The untrained net itself, where it cannot be made from the model.
         calibration: For ``batchnorm``: data; by default the training split.
-        calibration_examples: How many of them.
+        calibration_examples: How many of them; by default 1,024, or as many as there are.
     """
 
     name = "control"
@@ -188,7 +189,10 @@ class ControlStudy(Study[ControlResult]):
             metavar="DATA",
         ),
     ] = None
-    calibration_examples: Annotated[int, Option("With batchnorm: on so many of them.")] = 1024
+    calibration_examples: Annotated[
+        int | None,
+        Option("With batchnorm: on so many of them. Default: 1,024, or as many as there are."),
+    ] = None
 
     def opened(self, training: Callable[[str | None], Data]) -> Self:
         """Open the data of BatchNorm's statistics."""
@@ -248,7 +252,7 @@ def control(
     only: str | Sequence[BlockName] | None = None,
     untrained: nn.Module | None = None,
     calibration: Any = None,
-    calibration_examples: int = 1024,
+    calibration_examples: int | None = None,
     progress: Progress | None = None,
     **options: Unpack[Options],
 ) -> ControlResult:
@@ -271,7 +275,7 @@ def control(
         untrained: The untrained net itself, where it cannot be made from the model.
         calibration: For ``batchnorm``: data as for :func:`ensemble_view.lesion`; by default the
             training split, where ``data`` is a name.
-        calibration_examples: How many of them.
+        calibration_examples: How many of them; by default 1,024, or as many as there are.
         progress: Told of the block evaluations done, times examples.
         **options: As :func:`ensemble_view.lesion` takes them.
 
@@ -337,7 +341,11 @@ def _beside_untrained(
 
 
 def _calibration(
-    model: nn.Module | Chain | Checkpoint, data: Any, given: Any, examples: int, options: Options
+    model: nn.Module | Chain | Checkpoint,
+    data: Any,
+    given: Any,
+    examples: int | None,
+    options: Options,
 ) -> Data:
     """The examples that the statistics are estimated on."""
     if given is None and not isinstance(data, str):
@@ -355,6 +363,8 @@ def _calibration(
     )
     if given is None:
         check_split(opened)
+    if examples is None:
+        examples = min(_CALIBRATION, len(opened))
     if examples < 2:
         raise DataError(
             f"Statistics cannot be estimated on {examples} examples; expected at least 2."
