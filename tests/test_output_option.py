@@ -288,3 +288,13 @@ def test_a_chain_of_one_output_has_not_all():
         ev.lesion(chain, scenes(), measure=disagreement, output="all")
     with pytest.raises(MeasurementError, match=r"asks for all outputs of a chain that gives one"):
         ev.lesion(chain, scenes(), measure=OwnMeasure(disagreement, all_outputs=True))
+
+
+@pytest.mark.parametrize("words", ["inspect", "paths", "export --do 'delete 1' -o smaller.pt"])
+def test_commands_that_follow_one_output_refuse_all_of_them(files, capsys, words):
+    verb, *rest = shlex.split(words)
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, str(files / "net.pt2"), "--trust-pickle", "--output", "all", *rest])
+    assert stopped.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("Error: --output all is for a measure of one's own, in Python;")

@@ -47,7 +47,7 @@ class TailResult(RunResult):
     def summary(self) -> str:
         return f"{self.run.net} loses its last {max(self.lengths)} blocks one after another."
 
-    def plot(self) -> Figure:
+    def plot(self, *, title=None, style=None) -> Figure:
         figure = Figure()
         figure.subplots().plot(self.lengths, self.frame["worsening"])
         return figure

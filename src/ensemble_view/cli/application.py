@@ -129,7 +129,7 @@ def inspect(
 
     Example:  ensemble-view inspect digits-resnet110 --explain
     """
-    checkpoint = load(model, opening)
+    checkpoint = load(model, opening, one_output=True)
     if data.data is not None or checkpoint.data is not None:
         opened = open_named(checkpoint, data, seed)
         with stages() as begin:

@@ -58,7 +58,7 @@ def export(
     Example:  ensemble-view export digits-resnet110 --do "delete 3,7-9" -o smaller.safetensors
     """
     check_destination(out, overwrite=overwrite)
-    checkpoint = load(model, opening)
+    checkpoint = load(model, opening, one_output=True)
     opened = None
     if data.data is not None or needs_data(do):
         opened = open_named(checkpoint, data, seed)

@@ -14,6 +14,7 @@ from ensemble_view.cli.progress import stages
 from ensemble_view.data.data import Data
 from ensemble_view.data.opening import open_data
 from ensemble_view.data.text_sources import is_text
+from ensemble_view.discovery.capture import ALL
 from ensemble_view.errors import DataError
 from ensemble_view.nets.checkpoints import Checkpoint, load_checkpoint
 from ensemble_view.reading.regular import exists
@@ -55,16 +56,25 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def load(model: str, options: ModelOptions) -> Checkpoint:
+def load(model: str, options: ModelOptions, *, one_output: bool = False) -> Checkpoint:
     """Load the model that a command names.
 
     Args:
         model: Of MODEL.
         options: How, and where to.
+        one_output: Whether the command follows one output and has no use for all.
 
     Returns:
         The checkpoint, on its device.
+
+    Raises:
+        DataError: If all outputs are asked for where one is followed.
     """
+    if one_output and options.output == ALL:
+        raise DataError(
+            "--output all is for a measure of one's own, in Python; this command follows one "
+            "output: name it by its key or position."
+        )
     # What is fetched shows a progress bar of its own.
     shown: AbstractContextManager[Callable[[str], None]] = (
         stages() if exists(model) else nullcontext(lambda stage: None)

@@ -66,7 +66,7 @@ def paths(
     """
     if out is not None:
         prepare(out, overwrite=overwrite)
-    checkpoint = load(model, opening)
+    checkpoint = load(model, opening, one_output=True)
     with stages() as begin:
         chain = ensemble_view.unravel(
             checkpoint.model,

@@ -20,6 +20,8 @@ __all__ = [
     "FULL_WIDTH",
     "GREY",
     "PANEL_HEIGHT",
+    "VENUES",
+    "dressed",
     "legend",
     "paper_style",
     "save_figure",
@@ -34,6 +36,15 @@ FULL_WIDTH = 6.9
 
 PANEL_HEIGHT = 2.6
 """Height in inches of panels side by side."""
+
+VENUES = {
+    "neurips": (5.5, 5.5),
+    "icml": (3.25, 6.75),
+    "cvpr": (3.25, 6.875),
+    "ieee": (3.5, 7.16),
+    "nature": (3.5, 7.2),
+}
+"""Widths in inches of one column and of the text, by venue: NeurIPS has one column."""
 
 GREY = "0.45"
 """Of what is not the measurement itself: chance, ticks, bands."""
@@ -108,6 +119,31 @@ def side_by_side(figure: Figure, number: int = 2) -> list[Axes]:
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
     return every
+
+
+def dressed(figure: Figure, *, title: str | None = None, style: str | None = None) -> Figure:
+    """Give a figure a title, and the width that a venue's page has.
+
+    Args:
+        figure: Of column width or of full width.
+        title: Above it.
+        style: Of :data:`VENUES`.
+
+    Returns:
+        The same figure.
+
+    Example:
+        >>> dressed(Figure(figsize=(COLUMN_WIDTH, 2)), style="ieee").get_figwidth()
+        3.5
+    """
+    if title is not None:
+        figure.suptitle(title)
+    if style is not None:
+        column, text = VENUES[style]
+        width = figure.get_figwidth()
+        wanted = column if width <= COLUMN_WIDTH else min(text, width * text / FULL_WIDTH)
+        figure.set_size_inches(wanted, figure.get_figheight())
+    return figure
 
 
 def _without_mathematics(figure: Figure) -> None:

@@ -25,11 +25,13 @@ class Kind:
         result: The class.
         figure: From a result to a matplotlib figure.
         words: The module with ``table`` and ``summary``, where the class has none of its own.
+        caption: What the marks and bars of the figure are, for the text below it.
     """
 
     result: type[Any] | str
     figure: Callable[[Any], Any] | str | None = None
     words: str | None = None
+    caption: str = ""
 
 
 _studies: dict[str, Any] = {}
@@ -116,7 +118,7 @@ def kind_named(name: object) -> Kind | None:
     found = _kinds.get(name) if isinstance(name, str) else None
     if found is None:
         return None
-    return Kind(*map(_imported, (found.result, found.figure, found.words)))
+    return Kind(*map(_imported, (found.result, found.figure, found.words)), found.caption)
 
 
 def _imported(found: Any) -> Any:

@@ -57,14 +57,32 @@ class StudyResult(ABC):
         """The result in plain words."""
         return str(self._known.words.summary(self))
 
-    def plot(self) -> Figure:
+    def plot(self, *, title: str | None = None, style: str | None = None) -> Figure:
         """Draw the result.
 
+        Args:
+            title: Above the figure; without it there is none, as in papers.
+            style: Of a venue, whose column and text widths the figure takes: ``"neurips"``,
+                ``"icml"``, ``"cvpr"``, ``"ieee"`` or ``"nature"``.
+
         Returns:
-            A matplotlib figure that belongs to no window.
+            A matplotlib figure that belongs to no window; :attr:`caption` explains it.
+
+        Raises:
+            MeasurementError: If there is no such style.
         """
-        figure: Figure = self._known.figure(self)
-        return figure
+        from ensemble_view.figures.style import VENUES, dressed
+
+        if style is not None and style not in VENUES:
+            raise MeasurementError(
+                f"There is no figure style {style!r}; expected one of {', '.join(VENUES)}."
+            )
+        return dressed(self._known.figure(self), title=title, style=style)
+
+    @property
+    def caption(self) -> str:
+        """What the marks and bars of the figure are, on what: the text to put below it."""
+        return f"{self._known.caption} {self.summary.rpartition('. ')[2]}".strip()
 
     @property
     def _known(self) -> Any:
