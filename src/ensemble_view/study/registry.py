@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ensemble_view.errors import MeasurementError
@@ -118,7 +118,12 @@ def kind_named(name: object) -> Kind | None:
     found = _kinds.get(name) if isinstance(name, str) else None
     if found is None:
         return None
-    return Kind(*map(_imported, (found.result, found.figure, found.words)), found.caption)
+    return replace(
+        found,
+        result=_imported(found.result),
+        figure=_imported(found.figure),
+        words=_imported(found.words),
+    )
 
 
 def _imported(found: Any) -> Any:
