@@ -14,7 +14,6 @@ from ensemble_view.cli.progress import stages
 from ensemble_view.data.data import Data
 from ensemble_view.data.opening import open_data
 from ensemble_view.data.text_sources import is_text
-from ensemble_view.discovery.capture import ALL
 from ensemble_view.errors import DataError
 from ensemble_view.nets.checkpoints import Checkpoint, load_checkpoint
 from ensemble_view.reading.regular import exists
@@ -22,6 +21,8 @@ from ensemble_view.study.recorded import command_text
 from ensemble_view.study.subject import text_for
 
 __all__ = ["command_line", "device_named", "load", "open_named"]
+
+_ALL = "all"
 
 
 def command_line() -> str:
@@ -70,7 +71,7 @@ def load(model: str, options: ModelOptions, *, one_output: bool = False) -> Chec
     Raises:
         DataError: If all outputs are asked for where one is followed.
     """
-    if one_output and options.output == ALL:
+    if one_output and options.output == _ALL:
         raise DataError(
             "--output all is for a measure of one's own, in Python; this command follows one "
             "output: name it by its key or position."

@@ -133,7 +133,7 @@ def dressed(figure: Figure, *, title: str | None = None, style: str | None = Non
         The same figure.
 
     Example:
-        >>> dressed(Figure(figsize=(COLUMN_WIDTH, 2)), style="ieee").get_figwidth()
+        >>> float(dressed(Figure(figsize=(COLUMN_WIDTH, 2)), style="ieee").get_figwidth())
         3.5
     """
     if title is not None:
