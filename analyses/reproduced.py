@@ -25,19 +25,19 @@ HERE = Path(__file__).parent
 TIMES = ("seconds", "time", "passes", "speed")
 """What the names of columns say that are never measured twice alike."""
 TOLERANCE = 1e-6
-"""Relative, of numbers that are called alike."""
+"""Of numbers that are called alike: relative to the larger, or to 1."""
 _MOST_SHOWN = 5
 
 
 def apart(before: str, after: str | None) -> float:
-    """Say how far two cells are apart, relative to the larger: infinitely, if one is no number."""
+    """Say how far two cells are apart, relative to the larger or to 1; infinitely, if in words."""
     try:
         old, new = float(before), float(after or "")
     except ValueError:
         return math.inf
     if math.isnan(old) and math.isnan(new):
         return 0.0
-    return abs(old - new) / max(abs(old), abs(new), 1e-300)
+    return abs(old - new) / max(abs(old), abs(new), 1.0)
 
 
 def differences(committed: Path, found: Path, small: list[float]) -> Iterator[str]:

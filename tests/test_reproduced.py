@@ -27,7 +27,7 @@ def test_last_digits_are_counted_and_changes_are_named(tmp_path):
     assert list(reproduced.differences(one, other, small)) == [
         "a.csv, row 1, value: 0.26 instead of 0.25"
     ]
-    assert small == [pytest.approx(2e-11)]
+    assert small == [pytest.approx(1e-11)]
 
 
 @pytest.mark.parametrize(
